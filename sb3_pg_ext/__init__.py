@@ -1,0 +1,3 @@
+"""The policy-gradient family for Stable-Baselines3."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,118 @@
+"""Which algorithm a model file belongs to."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pg_ext.bases.model_archive import ModelFileError, ModelPath, opened, read_documents, source_of
+
+_NOT_STORED = {"policy", "env", "device", "stats_window_size", "_init_setup_model"}
+
+
+def identity_of(cls: type) -> dict[str, str | None]:
+    """What ``sb3_pg_ext.json`` says of a model of class ``cls``."""
+    from sb3_pg_ext import __version__
+
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", "key": _key_of(cls), "sb3_pg_ext": __version__}
+
+
+def _key_of(cls: type) -> str | None:
+    package, _, name = cls.__module__.rpartition(".")
+    spec = getattr(sys.modules[cls.__module__], "SPEC", None)
+    if package == "sb3_pg_ext.algorithms" and spec is not None and spec.cls is cls:
+        return name
+    from sb3_pg_ext import registry
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of plug-ins that do not load: no concern of who saves a model
+        try:
+            return registry.key_of(cls)
+        except (KeyError, ValueError):
+            return None
+
+
+def identify(path: ModelPath) -> str:
+    """The registry key of the algorithm that wrote a file, found without unpickling anything.
+
+    Our own files say it. Those of Stable-Baselines3 and sb3-contrib do not; there the modules of the policy and of the
+    rollout buffer and the names of the fields are compared with every registered class that saves in the stock way.
+
+    :param path: name with or without ``.zip``, or a file object, whose position is kept
+    :raises ModelFileError: no model file, or it is not clear whose
+    """
+    with opened(path) as file:
+        fields, identity = read_documents(file, source_of(path))
+    return _best_match(fields, source_of(path)) if identity is None else _known_key(identity, source_of(path))
+
+
+def _known_key(identity: Mapping[str, Any], source: str) -> str:
+    from sb3_pg_ext import registry
+
+    key, known = identity.get("key"), registry.keys()
+    if key not in known:
+        raise ModelFileError(
+            f"{source} was written by {identity.get('class')!r} with the key {key!r}, which is not registered here; "
+            f"registered are {', '.join(known)}. Register it, or use get(key).cls.load(path) with the key that fits."
+        )
+    return str(key)
+
+
+def _best_match(fields: Mapping[str, Any], source: str) -> str:
+    from sb3_pg_ext import registry
+
+    likeness = {
+        key: _likeness(spec.cls, fields)
+        for key, spec in registry.available().items()
+        if issubclass(spec.cls, BaseAlgorithm) and spec.cls.save is BaseAlgorithm.save
+    }
+    most = max(likeness.values(), default=None)
+    best = [key for key in likeness if likeness[key] == most and likeness[key][2] > 0]
+    if len(best) != 1:
+        found = f"it could be {' or '.join(best)}" if best else "it is like none that is registered"
+        raise ModelFileError(
+            f"{source} does not say which algorithm wrote it, and {found}: use get(key).cls.load(path)"
+        )
+    return best[0]
+
+
+def _likeness(cls: type[BaseAlgorithm], fields: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """How far a file is like one of ``cls``: by policy, by rollout buffer, by names, by values; earlier ones decide."""
+    own = inspect.signature(TD3 if cls is DDPG else cls).parameters.keys() - _NOT_STORED
+    policies = {policy.__module__ for policy in cls.policy_aliases.values()}
+    packages = {_package(module) for module in policies}
+    buffer = fields.get("rollout_buffer_class")
+    # A class that takes this argument has chosen a buffer by the time that it is saved.
+    impossible = "rollout_buffer_class" in own and "rollout_buffer_class" in fields and buffer is None
+    return (
+        _module(fields.get("policy_class")) in policies,
+        (_package(_module(buffer)) in packages) - impossible,
+        len(own & fields.keys()) - len(own - fields.keys()),
+        not _is_other_twin(cls, fields),
+    )
+
+
+def _is_other_twin(cls: type, fields: Mapping[str, Any]) -> bool:
+    """DDPG is stored as a TD3 with one critic, no delay and no noise on the target; is the file of the other one?"""
+    if cls not in (DDPG, TD3):
+        return False
+    policy_kwargs = fields.get("policy_kwargs")
+    critics = policy_kwargs.get("n_critics") if isinstance(policy_kwargs, dict) else None
+    is_ddpg = (critics, fields.get("policy_delay"), fields.get("target_noise_clip")) == (1, 1, 0.0)
+    return is_ddpg != (cls is DDPG)
+
+
+def _module(value: Any) -> str:
+    """The module of a stored class, which stands in the JSON beside its pickle."""
+    module = value.get("__module__") if isinstance(value, dict) else None
+    return module if isinstance(module, str) else ""
+
+
+def _package(module: str) -> str:
+    return module.rpartition(".")[0]

@@ -1,0 +1,101 @@
+"""The options that every algorithm of a family takes, and their checks."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Collection, Iterable
+from typing import Any, TypedDict, get_args
+
+import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+
+
+class CommonOptions(TypedDict, total=False):
+    """Keyword arguments of every algorithm; the defaults stand in the signature of the family's base class."""
+
+    policy_kwargs: dict[str, Any] | None
+    stats_window_size: int
+    tensorboard_log: str | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+    _init_setup_model: bool
+
+
+class OnPolicyOptions(CommonOptions, total=False):
+    """Keyword arguments of every on-policy algorithm."""
+
+    gamma: float
+    ent_coef: float
+    vf_coef: float
+    max_grad_norm: float
+    use_sde: bool
+    sde_sample_freq: int
+    rollout_buffer_class: type | None
+    rollout_buffer_kwargs: dict[str, Any] | None
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """:raises ValueError: ``value`` is not a number in [low, high] (``above``: in (low, high])"""
+    is_number = isinstance(value, (int, float)) or hasattr(value, "__float__")
+    inside = is_number and (low < float(value) if above else low <= float(value)) and float(value) <= high
+    if not inside or isinstance(value, (bool, str)):
+        bracket = "(" if above else "["
+        raise ValueError(f"{name}={value!r}: a number in {bracket}{low:g}, {high:g}] is needed")
+
+
+def check_count(name: str, value: Any, low: int = 1, *, optional: bool = False) -> None:
+    """:raises ValueError: ``value`` is not a whole number >= low (or None, if ``optional``)"""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
+        raise ValueError(f"{name}={value!r}: a whole number >= {low}{' or None' if optional else ''} is needed")
+
+
+def check_choice(name: str, value: Any, allowed: Any) -> None:
+    """:raises ValueError: ``value`` is none of ``allowed`` (a collection, or a ``Literal``, possibly ``| None``)"""
+    values = tuple(allowed) if isinstance(allowed, Collection) else _literal_values(allowed)
+    if not any(value is a or (type(value) is type(a) and value == a) for a in values):
+        near = difflib.get_close_matches(str(value), [a for a in values if isinstance(a, str)], n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, values))}{hint}")
+
+
+def _literal_values(annotation: Any) -> tuple[Any, ...]:
+    found: list[Any] = []
+    for arg in get_args(annotation):
+        found += [None] if arg is type(None) else _literal_values(arg) or [arg]
+    return tuple(found)
+
+
+def check_learning_rate(value: float | Schedule) -> None:
+    """:raises ValueError: neither a schedule nor a finite number >= 0"""
+    if not callable(value):
+        check_number("learning_rate", value, 0.0, 1e30)
+
+
+def full_signature(cls: type) -> inspect.Signature:
+    """The constructor's signature with ``**common`` replaced by the base class's own keyword arguments."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for klass in cls.__mro__:
+        if "__init__" not in vars(klass):
+            continue
+        own = list(inspect.signature(vars(klass)["__init__"]).parameters.values())
+        for parameter in own[1:]:
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                parameters.setdefault(parameter.name, parameter)
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    # sorted() is stable: positional ones first, as Python demands; SB3 keeps _init_setup_model last.
+    return inspect.Signature(sorted(parameters.values(), key=lambda p: (p.kind, p.name == "_init_setup_model")))
+
+
+def reject_unknown(cls: type, unknown: Iterable[str]) -> None:
+    """:raises TypeError: if there is an unknown argument; names the nearest known one"""
+    for name in unknown:
+        known = list(inspect.signature(cls).parameters)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"{cls.__name__}() has no argument {name!r}.{hint} Known: {', '.join(known)}")

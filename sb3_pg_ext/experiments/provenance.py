@@ -1,0 +1,79 @@
+"""Where a result comes from: versions, commit, machine and command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import sb3_pg_ext
+
+_PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy")
+
+
+def versions(*classes: type) -> dict[str, str]:
+    """Versions that results can depend on: this package, its foundations, and the packages that ``classes`` come from."""
+    origins = {cls.__module__.partition(".")[0] for cls in classes}
+    found = {"sb3_pg_ext": sb3_pg_ext.__version__}
+    for package in (*_PACKAGES, *sorted(origins - {"sb3_pg_ext"})):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """The circumstances of a run: for the record, no part of its identity."""
+    return {
+        "command": command(),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "host": platform.node(),
+        "cpu": cpu_name(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def command() -> str:
+    """The command of this process as it can be typed again."""
+    import shlex
+
+    program, *arguments = sys.argv
+    return shlex.join([Path(program).name, *arguments])
+
+
+@cache
+def git_state() -> str | None:
+    """``commit`` or ``commit (modified)`` of the checkout that this package runs from; ``None`` outside one."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit} (modified)" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(sb3_pg_ext.__file__).parents[1]
+    if not (folder / ".git").exists():  # an installed package may lie inside the user's own repository
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,85 @@
+"""One run, from its description to its results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pg_ext.bases.model_file import atomic_write, save_model
+from sb3_pg_ext.experiments.building import build_model, gamma_of, training_env
+from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator
+from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
+from sb3_pg_ext.experiments.run_spec import RunSpec
+
+NORMALIZE_SUFFIX = ".vecnormalize.pkl"
+
+
+class Recorder(Protocol):
+    """Where the results of a run go while it is under way."""
+
+    def progress(self, step: int) -> None:
+        """The run has come to ``step``."""
+
+    def evaluation(self, kind: Kind, evaluation: Evaluation) -> None:
+        """The run has been evaluated, during training or after it."""
+
+
+def execute(spec: RunSpec, recorder: Recorder, model_path: Path | None = None) -> Outcome:
+    """Train, evaluate and test as ``spec`` says. The same spec gives the same evaluations, whatever else goes on.
+
+    :param spec: the run
+    :param recorder: told of progress and evaluations
+    :param model_path: where the trained model is saved
+    :raises FloatingPointError: training has diverged
+    """
+    torch.set_num_threads(spec.threads)
+    clocks = time.perf_counter(), time.process_time()
+    venv = training_env(spec.environment, spec.seeds.train, gamma_of(spec))
+    try:
+        model = build_model(spec, venv)
+        train_seconds = _train(model, spec, recorder)
+        if spec.protocol.test_episodes:
+            recorder.evaluation("test", _test(model, spec))
+        if model_path is not None:
+            save_with_statistics(model, model_path)
+    finally:
+        venv.close()
+    began, began_cpu = clocks
+    return Outcome(model.num_timesteps, time.perf_counter() - began, time.process_time() - began_cpu, train_seconds)
+
+
+def _train(model: BaseAlgorithm, spec: RunSpec, recorder: Recorder) -> float:
+    """Seconds of training, evaluations not counted."""
+    protocol = spec.protocol
+    evaluator = Evaluator(spec.environment, protocol.episodes, spec.seeds.evaluation, protocol.deterministic)
+    record: Callable[[Evaluation], Any] = lambda evaluation: recorder.evaluation("training", evaluation)  # noqa: E731
+    callback = EvaluationCallback(evaluator, protocol.every, spec.total_steps, record, recorder.progress)
+    began = time.perf_counter()
+    try:
+        model.learn(spec.total_steps, callback=callback)
+    finally:
+        evaluator.close()
+    return time.perf_counter() - began - callback.seconds
+
+
+def _test(model: BaseAlgorithm, spec: RunSpec) -> Evaluation:
+    protocol = spec.protocol
+    evaluator = Evaluator(spec.environment, protocol.test_episodes, spec.seeds.test, protocol.deterministic)
+    try:
+        return evaluator(model, model.num_timesteps)
+    finally:
+        evaluator.close()
+
+
+def save_with_statistics(model: BaseAlgorithm, path: Path) -> None:
+    """Save a model, and beside it the statistics of ``VecNormalize`` if it uses one."""
+    save_model(model, path)
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        with atomic_write(path.with_suffix(NORMALIZE_SUFFIX)) as temporary:
+            normalize.save(str(temporary))

@@ -1,0 +1,303 @@
+"""The results of a study: one SQLite file that survives whatever happens to the processes that write to it.
+
+A run is *pending*, *running*, *finished* or *failed*. A worker takes a pending run in one transaction that also says who
+it is; what it writes afterwards is accepted only while the run is still its own. A run whose worker has died becomes
+pending again, and its evaluations are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome, Record, Status
+from sb3_pg_ext.experiments.run_spec import RunSpec
+
+FILE_NAME = "study.sqlite"
+MAX_DEATHS = 2  # a run whose worker dies this often is failed: it may well be what kills it
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    key         TEXT PRIMARY KEY,  -- SHA-256 of the content of the run
+    settings    TEXT NOT NULL,     -- the same without seeds
+    label       TEXT NOT NULL,
+    env         TEXT NOT NULL,
+    replicate   INTEGER NOT NULL,
+    spec        TEXT NOT NULL,     -- canonical JSON
+    shown       INTEGER NOT NULL DEFAULT 1,  -- 0: replaced by a run with other settings under the same label
+    status      TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'finished', 'failed')),
+    owner       TEXT,
+    heartbeat   REAL,              -- Unix time of the last sign of life
+    step        INTEGER NOT NULL DEFAULT 0,
+    deaths      INTEGER NOT NULL DEFAULT 0,
+    created     REAL NOT NULL,
+    started     REAL,
+    ended       REAL,
+    outcome     TEXT,              -- JSON: seconds of wall clock, CPU and training
+    error       TEXT,              -- traceback
+    provenance  TEXT               -- JSON: commit, machine, command
+);
+CREATE TABLE IF NOT EXISTS evaluations (
+    run         TEXT NOT NULL REFERENCES runs (key),
+    kind        TEXT NOT NULL CHECK (kind IN ('training', 'test')),
+    step        INTEGER NOT NULL,
+    mean_return REAL NOT NULL,
+    returns     TEXT NOT NULL,     -- JSON, one per episode
+    lengths     TEXT NOT NULL,     -- JSON, the same episodes
+    seconds     REAL NOT NULL,
+    PRIMARY KEY (run, kind, step)
+);
+"""
+
+class LostRunError(RuntimeError):
+    """The run belongs to another worker now, or to none."""
+
+
+class Store:
+    """Access to a study's file from one process; each process opens its own.
+
+    :param path: the file, created with its folder if ``create``
+    :param create: whether to create it
+    :raises FileNotFoundError: it does not exist, and is not to be created
+    :raises ValueError: it is not a study, or of a newer version of this package
+    """
+
+    def __init__(self, path: str | Path, create: bool = False):
+        self.path = Path(path)
+        if not create and not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} does not exist: there is no study in {self.path.parent}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        self._database.row_factory = sqlite3.Row
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise ValueError(f"{self.path} is not a study: {error}") from error
+
+    def _open(self) -> None:
+        # WAL lets readers and one writer work at once; FULL waits for the disk, so that a result told of is a result kept.
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version > _SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it has version {version}, but this package reads {_SCHEMA_VERSION} at most")
+        if version < _SCHEMA_VERSION:
+            with self._transaction():
+                for statement in _SCHEMA.split(";"):
+                    self._database.execute(statement)
+                self._database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    # --- what is to be done
+
+    def declare(self, specs: Sequence[RunSpec]) -> None:
+        """Add the runs that are not there yet; those that are keep their results.
+
+        Runs with other settings under the same label and environment are no longer shown.
+        """
+        with self._transaction():
+            for spec in specs:
+                self._database.execute(
+                    "INSERT INTO runs (key, settings, label, env, replicate, spec, created) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET label = excluded.label, spec = excluded.spec, shown = 1",
+                    (
+                        spec.key,
+                        spec.settings_key,
+                        spec.label,
+                        spec.environment.id,
+                        spec.replicate,
+                        spec.to_json(),
+                        time.time(),
+                    ),
+                )
+            for label, env in {(spec.label, spec.environment.id) for spec in specs}:
+                current = {s.settings_key for s in specs if (s.label, s.environment.id) == (label, env)}
+                marks = ", ".join("?" * len(current))
+                self._database.execute(
+                    f"UPDATE runs SET shown = (settings IN ({marks})) WHERE label = ? AND env = ?",
+                    (*current, label, env),
+                )
+
+    def pending(self, keys: Iterable[str]) -> list[RunSpec]:
+        """Those of ``keys`` that nobody has begun, replicates first: every setting gets its first seed early."""
+        rows = self._database.execute("SELECT key, spec FROM runs WHERE status = 'pending' ORDER BY replicate, rowid")
+        wanted = set(keys)
+        return [RunSpec.from_json(row["spec"]) for row in rows if row["key"] in wanted]
+
+    def statuses(self, keys: Iterable[str]) -> dict[str, sqlite3.Row]:
+        """Key -> row with ``status``, ``step``, ``owner``, ``heartbeat``, ``error``, ``latest`` (mean return, may be None)."""
+        latest = "(SELECT mean_return FROM evaluations WHERE run = key ORDER BY kind, step DESC LIMIT 1) AS latest"
+        rows = self._database.execute(f"SELECT key, status, step, owner, heartbeat, deaths, error, outcome, {latest} FROM runs")
+        wanted = set(keys)
+        return {row["key"]: row for row in rows if row["key"] in wanted}
+
+    def retry_failed(self, keys: Iterable[str]) -> int:
+        """Make the failed ones of ``keys`` pending; returns how many there were."""
+        with self._transaction():
+            return sum(self._reopen(key, "failed", deaths="0") for key in keys)
+
+    def release_dead(self, silence: float) -> list[str]:
+        """Make runs pending whose worker has ended, or on another machine has given no sign of life for ``silence`` seconds."""
+        released = []
+        with self._transaction():
+            rows = self._database.execute("SELECT key, owner, heartbeat FROM runs WHERE status = 'running'").fetchall()
+            for row in rows:
+                dead = Owner.parse(row["owner"]).is_dead()
+                if dead or (dead is None and time.time() - row["heartbeat"] > silence):
+                    self._reopen(row["key"], "running", deaths="deaths")
+                    released.append(row["key"])
+        return released
+
+    def bury(self, key: str, owner: str, reason: str) -> None:
+        """The worker of a run has died: once is bad luck and it runs again, :data:`MAX_DEATHS` times is a failure."""
+        with self._transaction():
+            row = self._database.execute(
+                "SELECT deaths, step FROM runs WHERE key = ? AND status = 'running' AND owner = ?", (key, owner)
+            ).fetchone()
+            if row is None:
+                return
+            if row["deaths"] + 1 < MAX_DEATHS:
+                self._reopen(key, "running", deaths="deaths + 1")
+                return
+            self._database.execute(
+                "UPDATE runs SET status = 'failed', deaths = deaths + 1, ended = ?, error = ? WHERE key = ?",
+                (time.time(), f"{reason} (for the {_ordinal(row['deaths'] + 1)} time), at step {row['step']}", key),
+            )
+
+    def _reopen(self, key: str, status: Status, deaths: str) -> bool:
+        changed = self._database.execute(
+            "UPDATE runs SET status = 'pending', owner = NULL, heartbeat = NULL, step = 0, error = NULL,"
+            f" started = NULL, ended = NULL, deaths = {deaths} WHERE key = ? AND status = ?",
+            (key, status),
+        )
+        if changed.rowcount:
+            self._database.execute("DELETE FROM evaluations WHERE run = ?", (key,))
+        return bool(changed.rowcount)
+
+    # --- what a worker does
+
+    def claim(self, key: str, owner: str) -> RunSpec | None:
+        """Take a pending run; ``None`` if somebody else has it, or it is done."""
+        now = time.time()
+        with self._transaction():
+            taken = self._database.execute(
+                "UPDATE runs SET status = 'running', owner = ?, heartbeat = ?, started = ?"
+                " WHERE key = ? AND status = 'pending' RETURNING spec",
+                (owner, now, now, key),
+            ).fetchone()
+        return None if taken is None else RunSpec.from_json(taken["spec"])
+
+    def beat(self, key: str, owner: str, step: int) -> None:
+        """A sign of life, and how far the run is.
+
+        :raises LostRunError: it is no longer the worker's
+        """
+        self._update(key, owner, "step = ?, heartbeat = ?", (step, time.time()))
+
+    def add_evaluation(self, key: str, owner: str, kind: Kind, evaluation: Evaluation) -> None:
+        """Keep an evaluation.
+
+        :raises LostRunError: the run is no longer the worker's
+        """
+        with self._transaction():
+            self._update(key, owner, "step = ?, heartbeat = ?", (evaluation.step, time.time()))
+            self._database.execute(
+                "INSERT INTO evaluations (run, kind, step, mean_return, returns, lengths, seconds)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key,
+                    kind,
+                    evaluation.step,
+                    evaluation.mean_return,
+                    json.dumps(evaluation.returns),
+                    json.dumps(evaluation.lengths),
+                    evaluation.seconds,
+                ),
+            )
+
+    def finish(self, key: str, owner: str, outcome: Outcome, provenance: dict[str, Any]) -> None:
+        """The run is done.
+
+        :raises LostRunError: it is no longer the worker's
+        """
+        values = (time.time(), json.dumps(vars(outcome)), json.dumps(provenance))
+        self._update(key, owner, "status = 'finished', ended = ?, outcome = ?, provenance = ?", values)
+
+    def fail(self, key: str, owner: str, error: str, provenance: dict[str, Any]) -> None:
+        """The run cannot be done.
+
+        :param error: the traceback
+        :raises LostRunError: it is no longer the worker's
+        """
+        values = (time.time(), error, json.dumps(provenance))
+        self._update(key, owner, "status = 'failed', ended = ?, error = ?, provenance = ?", values)
+
+    def _update(self, key: str, owner: str, assignments: str, values: tuple[Any, ...]) -> None:
+        changed = self._database.execute(
+            f"UPDATE runs SET {assignments} WHERE key = ? AND owner = ? AND status = 'running'", (*values, key, owner)
+        )
+        if not changed.rowcount:
+            raise LostRunError(f"run {key[:12]} is no longer the work of {owner}")
+
+    # --- what has been done
+
+    def records(self) -> list[Record]:
+        """All runs that are shown, in the order in which their settings were declared."""
+        order = "(SELECT MIN(rowid) FROM runs AS first WHERE first.settings = runs.settings), replicate"
+        evaluations: dict[str, dict[str, list[Evaluation]]] = {}
+        for row in self._database.execute("SELECT * FROM evaluations ORDER BY step"):
+            kinds = evaluations.setdefault(row["run"], {"training": [], "test": []})
+            kinds[row["kind"]].append(_evaluation(row))
+        rows = self._database.execute(f"SELECT * FROM runs WHERE shown ORDER BY {order}")
+        return [_record(row, **evaluations.get(row["key"], {"training": [], "test": []})) for row in rows]
+
+    def count_hidden(self) -> int:
+        """Number of runs that others with the same label have replaced."""
+        return self._database.execute("SELECT COUNT(*) FROM runs WHERE NOT shown").fetchone()[0]
+
+
+def _evaluation(row: sqlite3.Row) -> Evaluation:
+    return Evaluation(row["step"], tuple(json.loads(row["returns"])), tuple(json.loads(row["lengths"])), row["seconds"])
+
+
+def _record(row: sqlite3.Row, training: list[Evaluation], test: list[Evaluation]) -> Record:
+    return Record(
+        spec=RunSpec.from_json(row["spec"]),
+        status=row["status"],
+        step=row["step"],
+        deaths=row["deaths"],
+        error=row["error"],
+        outcome=None if row["outcome"] is None else Outcome(**json.loads(row["outcome"])),
+        provenance=None if row["provenance"] is None else json.loads(row["provenance"]),
+        evaluations=tuple(training),
+        test=test[0] if test else None,
+    )
+
+
+def _ordinal(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")

@@ -1,0 +1,116 @@
+"""Weighted log-likelihood and its scores, for any policy that gives log pi(a|s).
+
+B steps in a batch, M episodes, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+
+def score_function_loss(log_prob: Tensor, psi: Tensor, n_episodes: int) -> Tensor:
+    """L = -(1/M) sum_i sum_t Psi_{i,t} log pi(a_{i,t}|s_{i,t}), so that -grad L is the REINFORCE estimate.
+
+    grad J = E[sum_t score_t Psi_t], score_t = grad log pi(a_t|s_t)   (Williams 1992).
+
+    :param log_prob: log pi(a|s), (B,), all steps of all episodes
+    :param psi: Psi, (B,), without gradient
+    :param n_episodes: M
+    :return: scalar
+    """
+    return -(psi * log_prob).sum() / n_episodes
+
+
+def squared_score_norms(log_density: nn.Module, inputs: tuple[Any, ...], *, chunk_size: int = 512) -> Tensor:
+    """|grad_theta log pi(a_b|s_b)|^2 for every step b, without a loop over steps.
+
+    Where all parameters sit in linear layers (a plain MLP policy), the gradient of one sample in a layer y = W x + c is the
+    outer product of the layer's input x and the output gradient d, so its squared norm is |d|^2 (|x|^2 + 1): two small
+    products a layer after one backward pass (Goodfellow 2015, arXiv:1510.01799). A free vector such as the Gaussian's
+    log-std is given one row a sample. Any other module takes ``torch.func``: vmap of grad, in chunks.
+
+    :param log_density: module whose ``forward(*inputs)`` is log pi(a|s), (B,)
+    :param inputs: tensors (or dicts of tensors) with leading dimension B
+    :param chunk_size: samples a chunk of the generic path, which holds chunk_size * P numbers at once
+    :return: (B,), without gradient
+    """
+    norms = _norms_from_layers(log_density, inputs) if _only_linear_layers(log_density) else None
+    return _norms_from_vmap(log_density, inputs, chunk_size) if norms is None else norms
+
+
+def _batch_size(inputs: tuple[Any, ...]) -> int:
+    first = inputs[0]
+    return len(next(iter(first.values()))) if isinstance(first, Mapping) else len(first)
+
+
+def _free_vectors(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Vectors that broadcast over the batch and belong to no layer, such as the Gaussian's log-std."""
+    layers = {id(p) for m in module.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)}
+    return {name: p for name, p in module.named_parameters() if id(p) not in layers}
+
+
+def _only_linear_layers(module: nn.Module) -> bool:
+    tied = len(list(module.parameters())) != len(list(module.named_parameters(remove_duplicate=False)))
+    leaves_are_plain = all(
+        type(m) is nn.Linear
+        or not list(m.parameters(recurse=False))
+        or set(dict(m.named_parameters(recurse=False))) == {"log_std"}
+        for m in module.modules()
+    )
+    return leaves_are_plain and not tied and all(p.ndim == 1 for p in _free_vectors(module).values())
+
+
+def _norms_from_layers(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor | None:
+    rows = {
+        name: p.detach().expand(_batch_size(inputs), -1).clone().requires_grad_()
+        for name, p in _free_vectors(module).items()
+    }
+    with th.enable_grad(), _recorded_layers(module) as layers:
+        total = functional_call(module, rows, inputs).sum()
+    if len({id(layer) for layer, _, _ in layers}) < len(layers):
+        return None  # a layer that runs twice: the norm of a sum is not the sum of norms
+    outputs = [y for _, _, y in layers]
+    output_grads = th.autograd.grad(total, [*outputs, *rows.values()], allow_unused=True)
+    norms = th.zeros(_batch_size(inputs), dtype=total.dtype, device=total.device)
+    for (layer, x, _), d in zip(layers, output_grads, strict=False):
+        if d is not None:
+            norms += (d * d).sum(1) * ((x * x).sum(1) + (layer.bias is not None))  # |d x^T|^2 = |d|^2 |x|^2
+    for d in output_grads[len(layers) :]:
+        if d is not None:
+            norms += (d * d).sum(1)
+    return norms
+
+
+@contextmanager
+def _recorded_layers(module: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor, Tensor]]]:
+    """Collect (layer, input, output) of every linear layer that runs inside the block."""
+    seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
+    hooks = [
+        m.register_forward_hook(lambda layer, args, output: seen.append((layer, args[0].detach(), output)))
+        for m in module.modules()
+        if isinstance(m, nn.Linear)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _norms_from_vmap(module: nn.Module, inputs: tuple[Any, ...], chunk_size: int) -> Tensor:
+    parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+    def log_density(theta: dict[str, Tensor], *sample: Any) -> Tensor:
+        one_row = th.utils._pytree.tree_map(lambda x: x.unsqueeze(0), sample)
+        return functional_call(module, theta, one_row).squeeze(0)
+
+    def norm(*sample: Any) -> Tensor:
+        return th.stack([(g * g).sum() for g in grad(log_density)(parameters, *sample).values()]).sum()
+
+    return vmap(norm, chunk_size=chunk_size)(*inputs).detach()
