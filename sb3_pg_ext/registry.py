@@ -70,6 +70,17 @@ def _own_entries() -> dict[str, Entry]:
     return {name: Entry(name, f"{_OWN_PACKAGE}.{name}", partial(_own_spec, name)) for name in names if name[0] != "_"}
 
 
+def own_class(name: str) -> type:
+    """The class of one of this package's algorithm files by its own name, such as ``"REINFORCE"`` or ``"SVGInf"``.
+
+    :raises KeyError: there is none
+    """
+    for key in _own_entries():
+        if key.replace("_", "") == name.lower() and get(key).cls.__name__ == name:
+            return get(key).cls
+    raise KeyError(name)
+
+
 def _plugin_entry(point: EntryPoint) -> Entry:
     distribution = point.dist.name if point.dist is not None else "an unnamed distribution"
     return Entry(point.name, f"{distribution} ({point.value})", point.load)

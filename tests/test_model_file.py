@@ -39,7 +39,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
 from sb3_pg_ext import registry
-from sb3_pg_ext.bases import atomic_file, model_file, safe_names
+from sb3_pg_ext.bases import atomic_file, model_archive, model_file, safe_names
 from sb3_pg_ext.bases.model_file import (
     ModelFileError,
     UnsafeModelError,
@@ -470,7 +470,7 @@ MISUSES = {  # pickles of allowed names only, used as pickle never uses them
     "instance of a class that may only be named": RELU + b")\x81.",
     "the same with keywords": RELU + b")}\x92.",
     "change of a class": b"cgymnasium.spaces.box\nBox\nN}U\x06sampleK\x01s\x86b.",
-    "change of a function": b"cnumpy\ndtype\nN}U\x0c__defaults__K\x01s\x86b.",
+    "change of a function": b"cnumpy\ndtype\n}U\x01xK\x01sb.",
     "append of the file's own": SCHEDULE + b")\x81}U\x06append" + RELU + b"sbK\x01a.",
     "extend of the file's own": SCHEDULE + b")\x81}U\x06extend" + RELU + b"sb(K\x01e.",
     "setstate of the file's own": SCHEDULE + b")\x81}U\x0c__setstate__" + RELU + b"sbK\x01b.",
@@ -653,6 +653,21 @@ def test_cut_file_is_named_as_such(ppo_bytes):
 def test_broken_json(data, message, ppo_bytes):
     with pytest.raises(ModelFileError, match=message):
         read_fields(io.BytesIO(with_members(ppo_bytes, data=data)))
+
+
+def test_damaged_member_is_named_also_if_only_fields_are_read(ppo_bytes):
+    with zipfile.ZipFile(io.BytesIO(ppo_bytes)) as archive:
+        start = archive.getinfo("policy.pth").header_offset
+    damaged = bytearray(ppo_bytes)
+    damaged[start + 1000] ^= 1
+    with pytest.raises(ModelFileError, match=r"checksum of its member 'policy\.pth' is wrong"):
+        read_fields(io.BytesIO(damaged))
+
+
+def test_large_data_are_refused_even_if_the_file_is_as_large(ppo_bytes, monkeypatch):
+    monkeypatch.setattr(model_archive, "MAX_DATA_BYTES", 1000)
+    with pytest.raises(ModelFileError, match="bytes of 'data'; 1000 are allowed"):
+        read_fields(io.BytesIO(ppo_bytes))
 
 
 def test_missing_field_is_named(ppo_bytes):
@@ -854,12 +869,14 @@ def test_atomic_write_keeps_mode_and_follows_links(tmp_path):
     assert stat.S_IMODE((tmp_path / "real").stat().st_mode) == 0o640
 
 
-def test_atomic_write_refuses_folders_and_leaves_devices_in_place(tmp_path):
+def test_atomic_write_refuses_folders_and_leaves_pipes_in_place(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder"), atomic_write(tmp_path):
         pass
-    with atomic_write(os.devnull) as target:
-        target.write_text("gone")
-    assert not Path(os.devnull).is_file()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with atomic_write(pipe) as target:
+        assert target == pipe
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_strays_of_dead_processes_are_swept_and_others_kept(tmp_path):

@@ -378,11 +378,12 @@ def test_policies_of_stable_baselines3_through_the_objectives():
     for objective, module in ((continuous, policy), (discrete, softmax)):
         before = objective()
         before.backward()
-        length = sum((p.grad**2).sum() for p in module.parameters() if p.grad is not None)
+        reached = [p for p in module.parameters() if p.grad is not None]
+        length = sum((p.grad**2).sum() for p in reached).sqrt().item()
         with torch.no_grad():
-            for p in module.parameters():
-                p.add_(0 if p.grad is None else 1e-4 * p.grad)
-        assert (objective() - before).item() == pytest.approx(1e-4 * length.item(), rel=0.05)
+            for p in reached:
+                p.add_(p.grad, alpha=1e-3 / length)
+        assert (objective() - before).item() == pytest.approx(1e-3 * length, rel=0.05)
 
 
 # Finite processes

@@ -37,7 +37,8 @@ class REINFORCE(OnPolicyBase):
     :param n_episodes: episodes per update in all, at least one per env; overrides ``n_steps``
     :param returns: ``"reward_to_go"``: Psi_t = G_t; ``"trajectory"``: Psi_t = R(tau) for every t
     :param discount_states: weigh step t by gamma^t, the exact gradient of the discounted start-state objective; without it
-        (usual practice) the estimate is biased when gamma < 1
+        (usual practice) the estimate is biased when gamma < 1. R(tau) is discounted from the start of the episode, so with
+        ``returns="trajectory"`` the gradient is the exact one either way
     :param baseline: ``"value"`` V(s), fitted to the returns after the policy step; ``"mean"`` of the other episodes at their step t;
         ``"optimal"`` the same, weighted by the squared score norms (least variance); None
     :param gae_lambda: with ``baseline="value"``: below 1 the advantage is GAE(lambda), with less variance and some bias
@@ -50,8 +51,8 @@ class REINFORCE(OnPolicyBase):
         self,
         policy: str | type[ActorCriticPolicy],
         env: Any,
-        learning_rate: float | Schedule = 1e-3,
-        n_steps: int = 256,
+        learning_rate: float | Schedule = 3e-3,
+        n_steps: int = 128,
         n_episodes: int | None = None,
         returns: Returns = "reward_to_go",
         discount_states: bool = False,
@@ -78,6 +79,9 @@ class REINFORCE(OnPolicyBase):
             policy, env, learning_rate, n_steps=n_steps, n_episodes=n_episodes, gae_lambda=gae_lambda, **common
         )
 
+    def _least_episodes(self) -> int:
+        return 2 if self.baseline in ("mean", "optimal") else 1  # an episode is compared with the others
+
     def update(self, rollout: Rollout) -> None:
         if self.baseline == "value":
             values, log_prob, entropy = self.evaluate(rollout)
@@ -89,7 +93,7 @@ class REINFORCE(OnPolicyBase):
             psi, losses = self._monte_carlo_weights(rollout), {}
         if self.normalize_advantage:
             psi = R.standardised(psi)
-        if self.discount_states:
+        if self.discount_states and self.returns == "reward_to_go":  # R(tau) is discounted from the start already
             psi = psi * self.gamma ** rollout.flatten(R.episode_time(rollout.continues))
         n_episodes = rollout.live.shape[1]
         policy_loss = score_function_loss(log_prob, psi, n_episodes)
@@ -101,22 +105,19 @@ class REINFORCE(OnPolicyBase):
 
     def _critic_weights(self, rollout: Rollout, values: Tensor) -> tuple[Tensor, Tensor]:
         """Psi - V(s) and the regression targets of V, both (B,)."""
-        r, c, v = rollout.rewards, rollout.continues, rollout.pad(values)
-        next_values = R.successor_values(v, c, self.cut_values(rollout))
-        targets = R.td_lambda(r, c, next_values, self.gamma, self.gae_lambda)
-        psi = targets if self.returns == "reward_to_go" else R.total_return(r, c, self.gamma, next_values)
-        return rollout.flatten(psi - v), rollout.flatten(targets)
+        if self.returns == "reward_to_go":
+            return self.gae(rollout, values)
+        r, c = rollout.rewards, rollout.continues
+        next_values = R.successor_values(rollout.pad(values), c, self.cut_values(rollout))
+        psi = R.total_return(r, c, self.gamma, next_values)
+        targets = R.reward_to_go(r, c, self.gamma, next_values)
+        return rollout.flatten(psi) - values, rollout.flatten(targets)
 
     def _monte_carlo_weights(self, rollout: Rollout) -> Tensor:
         """Psi - b without a critic, (B,)."""
         psi = RETURNS[self.returns](rollout.rewards, rollout.continues, self.gamma)
         if self.baseline is None:
             return rollout.flatten(psi)
-        if rollout.live.shape[1] < 2:
-            raise ValueError(
-                f"baseline={self.baseline!r} compares an episode with others, but this rollout has only one: "
-                "raise n_steps, or set n_episodes to 2 or more"
-            )
         if self.baseline == "mean":
             return rollout.flatten(psi - R.leave_one_out_mean(psi, rollout.live))
         norms = squared_score_norms(LogDensity(self.policy), (rollout.observations, rollout.actions))

@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 
 from sb3_pg_ext.bases.drop_in import DropIn, check_total_timesteps
 from sb3_pg_ext.bases.options import check_count, check_learning_rate, check_number, reject_unknown
+from sb3_pg_ext.functional import returns
 from sb3_pg_ext.rollout import guards
 from sb3_pg_ext.rollout.collector import EpisodeQueue, run, whole_number_of_steps
 from sb3_pg_ext.rollout.episodes import Rollout, Steps, whole_episodes, window
@@ -166,13 +167,17 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
             # A slot that idled at the end of the last rollout, or was stopped in mid-episode, begins afresh.
             self._last_obs = guards.reset(env, self.num_timesteps)
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
-        queue = EpisodeQueue(env.num_envs, self.n_steps, self.n_episodes)
+        queue = EpisodeQueue(env.num_envs, self.n_steps, self.n_episodes, self._least_episodes())
         going_on = run(self, env, callback, steps, queue)
         if going_on:
             self.rollout = whole_episodes(steps, queue.bounds, self.device)
             self._rollout_length = steps.size
             self.logger.record("rollout/used_share", self.rollout.live.sum().item() / self.rollout.collected)
         return going_on
+
+    def _least_episodes(self) -> int:
+        """Fewest episodes from which the algorithm can learn."""
+        return 1
 
     def train(self) -> None:
         """One update from the rollout just collected."""
@@ -209,6 +214,16 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         with th.no_grad():
             obs, _ = self.policy.obs_to_tensor(rollout.cut_observations)
             return rollout.pad_cut(self.policy.predict_values(obs).flatten())
+
+    def gae(self, rollout: Rollout, values: Tensor) -> tuple[Tensor, Tensor]:
+        """GAE(lambda) advantages and the TD(lambda) targets of the critic, both (B,), from V(s) (B,) without gradient.
+
+        ``gae_lambda = 1`` gives the Monte-Carlo return minus V(s), and the Monte-Carlo return.
+        """
+        r, c, v = rollout.rewards, rollout.continues, rollout.pad(values)
+        next_values = returns.successor_values(v, c, self.cut_values(rollout))
+        advantages = rollout.flatten(returns.gae(r, c, v, next_values, self.gamma, self.gae_lambda))
+        return advantages, advantages + values
 
     def descend(self, **losses: Tensor) -> None:
         """One optimizer step down the sum of ``losses``.

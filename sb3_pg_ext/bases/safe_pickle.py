@@ -18,7 +18,7 @@ from typing import Any
 from sb3_pg_ext.bases.safe_names import MADE, NAMED, allowed
 from sb3_pg_ext.bases.safe_objects import CHECKED, RefusedError, restore
 
-MAX_TUPLE_PATHS, MAX_TUPLE_DEPTH = 1_000, 100
+MAX_TUPLE_PATHS = 1_000
 BYTES_PER_WORK = 64
 
 
@@ -60,7 +60,7 @@ class _Machine(pickle._Unpickler):
         self.reader = reader
         # By identity, since a comparison could be the file's own; the values keep the identities valid.
         self.callable: dict[int, Any] = {}
-        self.nesting: dict[int, tuple[Any, int, int]] = {}
+        self.paths: dict[int, tuple[Any, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         pair = (module, name)
@@ -87,12 +87,11 @@ class _Machine(pickle._Unpickler):
         return made
 
     def limit(self, made: tuple[Any, ...]) -> None:
-        """Limit depth and paths of nested tuples: a hash walks every path, and ``t = (t, t)`` doubles them."""
-        inner = [self.nesting[id(item)] for item in made if id(item) in self.nesting]
-        paths, depth = 1 + sum(item[1] for item in inner), 1 + max((item[2] for item in inner), default=0)
-        if paths > MAX_TUPLE_PATHS or depth > MAX_TUPLE_DEPTH:
-            raise pickle.UnpicklingError("tuples are nested deeper than any model needs")
-        self.nesting[id(made)] = (made, paths, depth)
+        """Limit the paths through nested tuples: a hash walks every one, and ``t = (t, t)`` doubles them."""
+        paths = 1 + sum(self.paths[id(item)][1] for item in made if id(item) in self.paths)
+        if paths > MAX_TUPLE_PATHS:
+            raise pickle.UnpicklingError("tuples are nested more than any model needs")
+        self.paths[id(made)] = (made, paths)
 
 
 def _label(value: Any) -> str:

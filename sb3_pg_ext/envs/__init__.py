@@ -38,4 +38,3 @@ def register_envs() -> None:
             gymnasium.register(name, f"{__name__}.{single}", vector_entry_point=f"{__name__}.{vector}")
 
 
-register_envs()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -31,10 +31,11 @@ class PolynomialBandit:
     reward_std: float = 0.0
     action_bound: float = 10.0
 
-    horizon: int | None = 1
-    at_horizon: AtHorizon = "terminate"
-    gamma: float = 1.0
+    horizon = None  # every step is terminal
+    at_horizon: ClassVar[AtHorizon] = "terminate"
+    gamma = 1.0
     state_shape = (1,)
+    noise_shape = (0,)
 
     @cached_property
     def action_space(self) -> spaces.Box:
@@ -43,10 +44,6 @@ class PolynomialBandit:
     @cached_property
     def observation_space(self) -> spaces.Box:
         return spaces.Box(0.0, 1.0, (1,), np.float32)
-
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        return (0,)
 
     def start_noise(self, rng: np.random.Generator, count: int) -> np.ndarray:
         return np.empty((count, 0))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,10 +14,18 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
 
 import sb3_pg_ext.envs  # noqa: F401  (registers its environment ids)
 from sb3_pg_ext import registry
+from sb3_pg_ext.bases.model_file import load_vec_normalize
 from sb3_pg_ext.experiments.run_spec import Environment, RunSpec
 from sb3_pg_ext.experiments.values import SettingError, materialise
 from sb3_pg_ext.rollout.vector_env import as_vec_env
@@ -23,7 +33,7 @@ from sb3_pg_ext.rollout.vector_env import as_vec_env
 _WRAPPER_MODULES = ("gymnasium.wrappers", "stable_baselines3.common.atari_wrappers", "sb3_contrib.common.wrappers")
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 _TUPLES = ("train_freq",)  # arguments that are only understood as tuples, which YAML and JSON do not have
-_MONITORED = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+_MONITORED: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 
 
 def training_env(environment: Environment, seed: int, gamma: float = 0.99, monitor_folder: str | None = None) -> VecEnv:
@@ -39,15 +49,19 @@ def training_env(environment: Environment, seed: int, gamma: float = 0.99, monit
     return _wrapped(copies, normalize, environment.frame_stack)
 
 
-def evaluation_env(environment: Environment, n_envs: int) -> VecEnv:
+def evaluation_env(environment: Environment, n_envs: int, statistics: Path | None = None) -> VecEnv:
     """Environments to evaluate in: rewards as they are, and no statistics collected.
 
     :param n_envs: number of copies
+    :param statistics: file of ``VecNormalize`` to take the statistics from
     """
     normalize = None if environment.normalize is None else {**environment.normalize, "norm_reward": False}
     venv = _wrapped(_copies(environment, n_envs, None, "dummy", None), normalize, environment.frame_stack)
-    if isinstance(venv, VecNormalize):
-        venv.training = False
+    normalized = unwrap_vec_normalize(venv)
+    if normalized is not None:
+        normalized.training = False
+        if statistics is not None:
+            normalized.obs_rms = load_vec_normalize(statistics, normalized.venv).obs_rms
     return BaseAlgorithm._wrap_env(venv, monitor_wrapper=False)
 
 
@@ -58,7 +72,9 @@ def _wrapped(venv: VecEnv, normalize: Mapping[str, Any] | None, frame_stack: int
     return VecFrameStack(venv, frame_stack) if frame_stack else venv
 
 
-def _copies(environment: Environment, n_envs: int, seed: int | None, vec_env: str, monitor_folder: str | None) -> VecEnv:
+def _copies(
+    environment: Environment, n_envs: int, seed: int | None, vec_env: str, monitor_folder: str | None
+) -> VecEnv:
     check_env_id(environment.id)
     if vec_env == "native":
         return _native(environment, n_envs, seed)
@@ -142,8 +158,9 @@ def check(spec: RunSpec) -> None:
 
     :raises SettingError: whatever is wrong, with the run's name before it
     """
+    vec_env = "dummy" if spec.environment.vec_env == "subproc" else spec.environment.vec_env
     try:
-        venv = training_env(spec.environment, spec.seeds.train, gamma_of(spec))
+        venv = training_env(replace(spec.environment, vec_env=vec_env), spec.seeds.train, gamma_of(spec))
         try:
             build_model(spec, venv)
         finally:

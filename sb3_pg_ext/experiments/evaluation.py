@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,21 @@ class Evaluator:
     :param n_episodes: number of episodes
     :param seed: environment i begins with ``seed + i``, each time anew
     :param deterministic: act by the mode of the policy instead of sampling
+    :param statistics: file of ``VecNormalize``, for a model that comes without its training environment
     """
 
-    def __init__(self, environment: Environment, n_episodes: int, seed: int, deterministic: bool = True):
+    def __init__(
+        self,
+        environment: Environment,
+        n_episodes: int,
+        seed: int,
+        deterministic: bool = True,
+        statistics: Path | None = None,
+    ):
         if n_episodes < 1:
             raise ValueError(f"n_episodes={n_episodes}: at least 1 is needed")
         self.n_episodes, self.seed, self.deterministic = n_episodes, seed, deterministic
-        self.venv = evaluation_env(environment, min(n_episodes, MAX_LANES))
+        self.venv = evaluation_env(environment, min(n_episodes, MAX_LANES), statistics)
 
     def __call__(self, model: BaseAlgorithm, step: int = 0) -> Evaluation:
         """Evaluate ``model``; its random numbers, and anyone else's, go on afterwards as if nothing had happened.
@@ -65,7 +74,7 @@ class Evaluator:
 
 
 def _share_statistics(source: VecNormalize | None, target: VecNormalize | None) -> None:
-    # SB3's sync_envs_normalization wants both environments wrapped alike, which an algorithm's own wrappers would break.
+    # sync_envs_normalization wants both environments wrapped alike, which an algorithm's own wrappers would break.
     if source is not None and target is not None and hasattr(source, "obs_rms"):
         target.obs_rms = deepcopy(source.obs_rms)
 
@@ -143,5 +152,3 @@ class EvaluationCallback(BaseCallback):
         self._last_step = self.num_timesteps
         self.seconds += evaluation.seconds
         self.on_evaluation(evaluation)
-
-

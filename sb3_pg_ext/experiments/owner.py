@@ -58,7 +58,9 @@ def _started(pid: int) -> str | None:
     """Start time of a living process; ``None`` for one that has ended, zombies included."""
     try:
         # The command name, second field, may hold spaces and brackets: count from behind it.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except (OSError, ValueError):
         return None
     return None if state in "ZX" else fields[18]

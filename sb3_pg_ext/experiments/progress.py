@@ -65,7 +65,12 @@ class _Announcer:
         left = sum(run.total_steps for run in self.runs.values()) - steps
         rate = (steps - self._steps_before) / max(elapsed, 1e-9)
         eta = f"about {duration(left / rate)} left" if rate > 0 and elapsed > 3 and left else ""
-        parts = (f"{ended} of {len(rows)} runs", f"{failed} failed" if failed else "", f"{duration(elapsed)} elapsed", eta)
+        parts = (
+            f"{ended} of {len(rows)} runs",
+            f"{failed} failed" if failed else "",
+            f"{duration(elapsed)} elapsed",
+            eta,
+        )
         return " · ".join(part for part in parts if part)
 
 
@@ -80,7 +85,9 @@ class LiveProgress:
         self._announcer = _Announcer(runs, console)
         name, bar = TextColumn("  {task.description}", markup=False), BarColumn(bar_width=24)
         self._runs = Progress(name, bar, TextColumn("{task.fields[detail]}", markup=False), console=console)
-        self._total = Progress(TextColumn("  [bold]All runs[/]"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}"))
+        self._total = Progress(
+            TextColumn("  [bold]All runs[/]"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}")
+        )
         self._whole = self._total.add_task("", total=1.0, detail="starting …")
         self._tasks: dict[str, TaskID] = {}
         self._seen: dict[str, tuple[float, int]] = {}

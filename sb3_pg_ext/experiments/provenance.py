@@ -17,7 +17,7 @@ _PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy")
 
 
 def versions(*classes: type) -> dict[str, str]:
-    """Versions that results can depend on: this package, its foundations, and the packages that ``classes`` come from."""
+    """Versions that results can depend on: of this package, its foundations, and the packages of ``classes``."""
     origins = {cls.__module__.partition(".")[0] for cls in classes}
     found = {"sb3_pg_ext": sb3_pg_ext.__version__}
     for package in (*_PACKAGES, *sorted(origins - {"sb3_pg_ext"})):
@@ -76,4 +76,6 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

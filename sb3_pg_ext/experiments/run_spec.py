@@ -103,7 +103,11 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """SHA-256 of the run's content: the same run has the same key in every process and on every machine."""
-        return _digest({name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY})
+        content = {name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY}
+        # What is None counts as absent: a field that a later version adds changes no key as long as it is not used.
+        content["environment"] = {name: value for name, value in content["environment"].items() if value is not None}
+        content["protocol"] = {name: value for name, value in content["protocol"].items() if value is not None}
+        return _digest({name: value for name, value in content.items() if value is not None})
 
     @cached_property
     def settings_key(self) -> str:

@@ -13,10 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_pg_ext.bases.model_file import atomic_write, save_model
 from sb3_pg_ext.experiments.building import build_model, gamma_of, training_env
 from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator
+from sb3_pg_ext.experiments.log_folder import STATISTICS_SUFFIX
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
-
-NORMALIZE_SUFFIX = ".vecnormalize.pkl"
 
 
 class Recorder(Protocol):
@@ -77,9 +76,14 @@ def _test(model: BaseAlgorithm, spec: RunSpec) -> Evaluation:
 
 
 def save_with_statistics(model: BaseAlgorithm, path: Path) -> None:
-    """Save a model, and beside it the statistics of ``VecNormalize`` if it uses one."""
+    """Save a model, and beside it the statistics of ``VecNormalize`` of the same moment if it uses one."""
     save_model(model, path)
+    save_statistics(model, path.with_suffix(STATISTICS_SUFFIX))
+
+
+def save_statistics(model: BaseAlgorithm, path: Path) -> None:
+    """Save the statistics of ``VecNormalize``, if the model uses one."""
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
-        with atomic_write(path.with_suffix(NORMALIZE_SUFFIX)) as temporary:
+        with atomic_write(path) as temporary:
             normalize.save(str(temporary))

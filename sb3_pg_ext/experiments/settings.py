@@ -1,4 +1,4 @@
-"""Which settings a run has: the signature's defaults, under the tuned ones of ``zoo_configs``, under those that were typed."""
+"""Which settings a run has: the signature's defaults, under the tuned ones of ``zoo_configs``, under the typed ones."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def _check_names(variant: Variant, spec: AlgorithmSpec) -> None:
             raise SettingError(f"{variant.label}: {variant.key} has no argument {name!r}. {hint} It has: {listed}")
 
 
-def _environment(
-    env_id: str, settings: dict[str, Any], vec_env: str, kwargs: Mapping[str, Any]
-) -> Environment:
+def _environment(env_id: str, settings: dict[str, Any], vec_env: str, kwargs: Mapping[str, Any]) -> Environment:
     """Takes the keys of the environment out of ``settings``."""
     n_envs = settings.pop("n_envs", 1)
     if not isinstance(n_envs, int) or isinstance(n_envs, bool) or n_envs < 1:

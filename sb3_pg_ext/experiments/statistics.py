@@ -17,7 +17,7 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate with a confidence interval; ``low`` and ``high`` are NaN where there are too few runs for one."""
+    """A point estimate with a confidence interval; its ends are NaN where there are too few runs for one."""
 
     point: float
     low: float
@@ -89,7 +89,7 @@ def curve_band(
         return middle, np.full(n_points, np.nan), np.full(n_points, np.nan)
     # Whole runs are resampled: (resamples, n) indices pick curves, not single points.
     picks = np.random.default_rng(seed).integers(n_runs, size=(resamples, n_runs))
-    resampled = np.stack([statistic(values[pick], axis=0) for pick in picks])
+    resampled = statistic(values[picks], axis=1)
     tail = (1 - level) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return middle, low, high

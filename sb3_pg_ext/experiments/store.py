@@ -1,8 +1,8 @@
 """The results of a study: one SQLite file that survives whatever happens to the processes that write to it.
 
-A run is *pending*, *running*, *finished* or *failed*. A worker takes a pending run in one transaction that also says who
-it is; what it writes afterwards is accepted only while the run is still its own. A run whose worker has died becomes
-pending again, and its evaluations are dropped.
+A run is *pending*, *running*, *finished* or *failed*. A worker takes a pending run in one transaction that also says
+who it is; what it writes afterwards is accepted only while the run is still its own. A run whose worker has died
+becomes pending again, and its evaluations are dropped.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ CREATE TABLE IF NOT EXISTS runs (
     error       TEXT,              -- traceback
     provenance  TEXT               -- JSON: commit, machine, command
 );
+CREATE TABLE IF NOT EXISTS calls (
+    time        REAL NOT NULL,
+    command     TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS evaluations (
     run         TEXT NOT NULL REFERENCES runs (key),
     kind        TEXT NOT NULL CHECK (kind IN ('training', 'test')),
@@ -54,6 +58,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     PRIMARY KEY (run, kind, step)
 );
 """
+
 
 class LostRunError(RuntimeError):
     """The run belongs to another worker now, or to none."""
@@ -82,7 +87,7 @@ class Store:
             raise ValueError(f"{self.path} is not a study: {error}") from error
 
     def _open(self) -> None:
-        # WAL lets readers and one writer work at once; FULL waits for the disk, so that a result told of is a result kept.
+        # WAL lets readers and one writer work at once; FULL waits for the disk, so that what is told of is kept.
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -115,15 +120,19 @@ class Store:
 
     # --- what is to be done
 
-    def declare(self, specs: Sequence[RunSpec]) -> None:
+    def declare(self, specs: Sequence[RunSpec], command: str = "") -> None:
         """Add the runs that are not there yet; those that are keep their results.
 
         Runs with other settings under the same label and environment are no longer shown.
+
+        :param command: by which the runs were asked for, for the record
         """
         with self._transaction():
+            self._database.execute("INSERT INTO calls (time, command) VALUES (?, ?)", (time.time(), command))
             for spec in specs:
                 self._database.execute(
-                    "INSERT INTO runs (key, settings, label, env, replicate, spec, created) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                    "INSERT INTO runs (key, settings, label, env, replicate, spec, created)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)"
                     " ON CONFLICT (key) DO UPDATE SET label = excluded.label, spec = excluded.spec, shown = 1",
                     (
                         spec.key,
@@ -150,9 +159,11 @@ class Store:
         return [RunSpec.from_json(row["spec"]) for row in rows if row["key"] in wanted]
 
     def statuses(self, keys: Iterable[str]) -> dict[str, sqlite3.Row]:
-        """Key -> row with ``status``, ``step``, ``owner``, ``heartbeat``, ``error``, ``latest`` (mean return, may be None)."""
+        """Key -> row with ``status``, ``step``, ``owner``, ``heartbeat``, ``error``, and ``latest``, a mean return."""
         latest = "(SELECT mean_return FROM evaluations WHERE run = key ORDER BY kind, step DESC LIMIT 1) AS latest"
-        rows = self._database.execute(f"SELECT key, status, step, owner, heartbeat, deaths, error, outcome, {latest} FROM runs")
+        rows = self._database.execute(
+            f"SELECT key, status, step, owner, heartbeat, deaths, error, outcome, {latest} FROM runs"
+        )
         wanted = set(keys)
         return {row["key"]: row for row in rows if row["key"] in wanted}
 
@@ -162,7 +173,11 @@ class Store:
             return sum(self._reopen(key, "failed", deaths="0") for key in keys)
 
     def release_dead(self, silence: float) -> list[str]:
-        """Make runs pending whose worker has ended, or on another machine has given no sign of life for ``silence`` seconds."""
+        """Make runs pending whose worker has ended.
+
+        :param silence: seconds without a sign of life after which a worker on another machine is taken for dead
+        :return: their keys
+        """
         released = []
         with self._transaction():
             rows = self._database.execute("SELECT key, owner, heartbeat FROM runs WHERE status = 'running'").fetchall()
@@ -275,6 +290,11 @@ class Store:
             kinds[row["kind"]].append(_evaluation(row))
         rows = self._database.execute(f"SELECT * FROM runs WHERE shown ORDER BY {order}")
         return [_record(row, **evaluations.get(row["key"], {"training": [], "test": []})) for row in rows]
+
+    def commands(self) -> list[str]:
+        """The commands by which runs were asked for, each once, in the order of their last use."""
+        rows = self._database.execute("SELECT command FROM calls GROUP BY command ORDER BY MAX(time)")
+        return [row["command"] for row in rows if row["command"]]
 
     def count_hidden(self) -> int:
         """Number of runs that others with the same label have replaced."""

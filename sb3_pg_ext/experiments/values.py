@@ -45,8 +45,8 @@ class SettingError(ValueError):
 def read_value(text: str) -> Any:
     """One setting as plain data.
 
-    Numbers, quoted text, ``None``/``True``/``False`` (also ``null``/``true``/``false``), lists, tuples (as lists), dicts,
-    ``dict(key=value)`` and the names in :data:`NAMES`; a single bare word is text.
+    Numbers, quoted text, ``None``/``True``/``False`` (also ``null``/``true``/``false``), lists, tuples (as lists),
+    dicts, ``dict(key=value)`` and the names in :data:`NAMES`; a single bare word is text.
 
     :param text: as typed
     :raises SettingError: anything else, such as a call, an operation or an unfinished bracket
@@ -161,16 +161,24 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             below = merged.get(key)
-            both = isinstance(below, Mapping) and isinstance(value, Mapping)
-            merged[key] = merge(below, value) if both else value
+            nested = isinstance(below, Mapping) and isinstance(value, Mapping)
+            merged[key] = merge(below or {}, value) if nested else value
     return merged
 
 
 def as_text(value: Any) -> str:
     """Plain data as it would be typed; :func:`read_value` gives it back."""
-    if isinstance(value, str) and _WORD.fullmatch(value):
+    if isinstance(value, str) and (_SCHEDULE.fullmatch(value) or _is_plain_word(value)):
         return value
     return _nested_text(value)
+
+
+def _is_plain_word(text: str) -> bool:
+    """Whether ``text`` is read as itself without quotes."""
+    try:
+        return bool(_WORD.fullmatch(text)) and _word(text) == text
+    except SettingError:
+        return False
 
 
 def _nested_text(value: Any) -> str:

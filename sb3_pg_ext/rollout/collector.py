@@ -78,10 +78,11 @@ class EpisodeQueue:
     :param n_envs: N
     :param n_steps: steps per env, at least; unused if ``n_episodes`` is given
     :param n_episodes: episodes in all
+    :param least: episodes that even a single env must complete when it goes by ``n_steps``
     """
 
-    def __init__(self, n_envs: int, n_steps: int, n_episodes: int | None):
-        self.enough_steps = n_steps
+    def __init__(self, n_envs: int, n_steps: int, n_episodes: int | None, least: int = 1):
+        self.enough_steps, self.least = n_steps, least
         self.to_start = None if n_episodes is None else max(n_episodes - n_envs, 0)
         self.start: dict[int, int] = dict.fromkeys(range(n_envs), 0)
         self.bounds: list[tuple[int, int, int]] = []
@@ -100,7 +101,7 @@ class EpisodeQueue:
 
     def _may_start(self) -> bool:
         if self.to_start is None:
-            return self.t < self.enough_steps
+            return self.t < self.enough_steps or len(self.bounds) + len(self.start) < self.least
         self.to_start -= 1
         return self.to_start >= 0
 

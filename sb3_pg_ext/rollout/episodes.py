@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,21 @@ class Rollout:
     def flatten(self, padded: Tensor) -> Tensor:
         """(T, M) -> (B,)."""
         return padded.T[self.live.T]
+
+    def __len__(self) -> int:
+        """B, the number of steps."""
+        return len(self.actions)
+
+    def observations_at(self, index: Tensor) -> Any:
+        """Observations of the steps ``index`` of the flat batch, in the env's structure."""
+        if isinstance(self.observations, dict):
+            return {key: tensor[index] for key, tensor in self.observations.items()}
+        return self.observations[index]
+
+    def minibatches(self, batch_size: int | None, generator: np.random.Generator) -> Iterator[Tensor]:
+        """Indices (b,) into the flat batch that together visit every step once, in random order; None is one whole batch."""
+        order = th.from_numpy(generator.permutation(len(self))).to(self.actions.device)
+        yield from order.split(batch_size or len(self))
 
 
 def _scatter(flat: Tensor, where: Tensor) -> Tensor:

@@ -1,0 +1,78 @@
+"""The ``sb3-pg`` command. Each module of ``commands`` is one of its words."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import sb3_pg_ext
+
+COMMANDS = {
+    "compare": "compare algorithms over environments and seeds; restartable",
+    "report": "write table, figure and report.md of a comparison again, finished or not",
+    "train": "train one model, with the folders and spellings of rl_zoo3",
+    "eval": "evaluate a saved model",
+    "algos": "list the algorithms, or everything about one",
+}
+_MODULES = {"eval": "evaluate"}
+_EPILOG = """\
+first steps:
+  sb3-pg algos                                             what there is
+  sb3-pg compare --algo reinforce ppo --env CartPole-v1 --seeds 3 -n 20000
+  sb3-pg train --algo ppo --env CartPole-v1 -n 50000       a single model, in logs/ppo/CartPole-v1_1
+  sb3-pg eval logs/ppo/CartPole-v1_1                       how good it is
+
+Each command explains itself: sb3-pg compare --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``sb3-pg`` with ``argv``, by default that of the process.
+
+    :return: exit status: 0 all went well, 1 a run failed, 2 the command is wrong, 130 stopped by Ctrl-C
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except _expected_errors() as error:
+        print(f"sb3-pg {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sb3-pg",
+        description="Train and compare policy-gradient algorithms with Stable-Baselines3.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3_pg_ext {sb3_pg_ext.__version__}")
+    words = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for word, summary in COMMANDS.items():
+        module = importlib.import_module(f"{__package__}.commands.{_MODULES.get(word, word)}")
+        child = words.add_parser(
+            word,
+            help=summary,
+            description=module.__doc__,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(child)
+        child.set_defaults(run=module.run)
+    return parser
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is all that a user needs."""
+    from sb3_pg_ext.registry import UnknownAlgorithmError
+
+    return (ValueError, FileNotFoundError, ImportError, UnknownAlgorithmError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

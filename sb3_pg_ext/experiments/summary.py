@@ -1,0 +1,118 @@
+"""Runs of one setting, summed up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_pg_ext.experiments.progress import duration
+from sb3_pg_ext.experiments.results import Record
+from sb3_pg_ext.experiments.statistics import Estimate, area_under_curve, stratified_interval
+
+HEADER = (
+    "algorithm",
+    "final return",
+    "95 % interval",
+    "area under curve",
+    "95 % interval",
+    "worst seed",
+    "steps/s",
+    "wall time",
+    "runs",
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All runs of one algorithm in one environment.
+
+    :param records: finished or not, by replicate
+    :param final: interquartile mean of the final return over the finished runs; ``None`` without any
+    :param area: the same of the area under the learning curve, in units of return
+    """
+
+    label: str
+    env_id: str
+    records: tuple[Record, ...]
+    final: Estimate | None
+    area: Estimate | None
+
+    @property
+    def finished(self) -> list[Record]:
+        return [record for record in self.records if record.status == "finished"]
+
+    @property
+    def failed(self) -> list[Record]:
+        return [record for record in self.records if record.status == "failed"]
+
+    @property
+    def missing(self) -> list[Record]:
+        """Neither finished nor failed."""
+        return [record for record in self.records if record.status in ("pending", "running")]
+
+    def row(self) -> tuple[str, ...]:
+        """Text for the columns of :data:`HEADER`."""
+        outcomes = [record.outcome for record in self.finished if record.outcome is not None]
+        speed = f"{np.median([o.steps_per_second for o in outcomes]):,.0f}" if outcomes else "–"
+        wall = duration(float(np.median([o.wall_seconds for o in outcomes]))) if outcomes else "–"
+        return (
+            self.label,
+            *_estimate_text(self.final),
+            *_estimate_text(self.area),
+            number(min(record.final_return for record in self.finished)) if self.finished else "–",
+            speed,
+            wall,
+            self._count_text(),
+        )
+
+    def _count_text(self) -> str:
+        counts = ((len(self.failed), "failed"), (len(self.missing), "missing"))
+        return ", ".join([f"{len(self.finished)}", *(f"{n} {what}" for n, what in counts if n)])
+
+
+def summarise(records: Iterable[Record]) -> list[Summary]:
+    """One summary per label and environment, in the order of the records."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.spec.environment.id, record.spec.label), []).append(record)
+    return [_summary(label, env_id, group) for (env_id, label), group in groups.items()]
+
+
+def _summary(label: str, env_id: str, records: Sequence[Record]) -> Summary:
+    finished = [record for record in records if record.status == "finished"]
+    finals = [record.final_return for record in finished]
+    areas = [
+        area_under_curve([e.step for e in r.evaluations], [e.mean_return for e in r.evaluations], r.spec.total_steps)
+        for r in finished
+    ]
+    return Summary(
+        label,
+        env_id,
+        tuple(records),
+        stratified_interval([finals]) if finals else None,
+        stratified_interval([areas]) if areas else None,
+    )
+
+
+def best_first(summaries: Iterable[Summary]) -> list[Summary]:
+    """By final return, those without any at the end."""
+    return sorted(summaries, key=lambda s: -math.inf if s.final is None else s.final.point, reverse=True)
+
+
+def _estimate_text(estimate: Estimate | None) -> tuple[str, str]:
+    if estimate is None:
+        return "–", "–"
+    if math.isnan(estimate.low):
+        return number(estimate.point), "one run"
+    return number(estimate.point), f"{number(estimate.low)} … {number(estimate.high)}"
+
+
+def number(value: float) -> str:
+    """Four significant digits or whole numbers, whichever says more; never in powers of ten for ordinary returns."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    decimals = max(0, min(4, 3 - math.floor(math.log10(abs(value))))) if value else 0
+    return f"{value:,.{min(decimals, 2 if abs(value) >= 1 else 4)}f}"

@@ -1,0 +1,290 @@
+"""The store of a study: claims, deaths, and what survives them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.results import Evaluation, Outcome
+from sb3_pg_ext.experiments.run_spec import Environment, Protocol, RunSpec
+from sb3_pg_ext.experiments.seeds import seeds_of
+from sb3_pg_ext.experiments.store import MAX_DEATHS, LostRunError, Store
+
+ME = str(Owner.current())
+OUTCOME = Outcome(steps=100, wall_seconds=2.0, cpu_seconds=1.5, train_seconds=1.0)
+
+
+def run(replicate: int = 0, label: str = "ppo", env_id: str = "CartPole-v1", **settings: float) -> RunSpec:
+    return RunSpec(
+        label=label,
+        algo="ppo",
+        policy=None,
+        environment=Environment(env_id),
+        replicate=replicate,
+        seeds=seeds_of(0, replicate),
+        total_steps=100,
+        arguments=settings,
+        hyperparameters={"gamma": 0.99, **settings},
+        protocol=Protocol(50),
+        versions={"torch": "2"},
+    )
+
+
+def evaluation(step: int, value: float = 1.0) -> Evaluation:
+    return Evaluation(step, (value, value + 1.0), (10, 11), 0.25)
+
+
+def status(store: Store, spec: RunSpec) -> str:
+    return store.statuses([spec.key])[spec.key]["status"]
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(tmp_path / "deep" / "study.sqlite", create=True) as opened:
+        yield opened
+
+
+def test_a_run_goes_from_pending_to_finished_and_comes_back_as_it_was(store: Store) -> None:
+    spec = run(label="a | b · ü")
+    store.declare([spec], "the command")
+    assert store.pending([spec.key]) == [spec]
+    assert store.claim(spec.key, ME) == spec
+    assert store.pending([spec.key]) == []
+    store.add_evaluation(spec.key, ME, "training", evaluation(0))
+    store.add_evaluation(spec.key, ME, "training", evaluation(50, 5.0))
+    store.add_evaluation(spec.key, ME, "test", evaluation(100, 7.0))
+    store.beat(spec.key, ME, 99)
+    row = store.statuses([spec.key])[spec.key]
+    assert (row["status"], row["step"], row["latest"]) == ("running", 99, 7.5)
+    store.finish(spec.key, ME, OUTCOME, {"git": "abc"})
+    (record,) = store.records()
+    assert record.spec == spec
+    assert record.status == "finished"
+    assert record.outcome == OUTCOME
+    assert record.provenance == {"git": "abc"}
+    assert record.evaluations == (evaluation(0), evaluation(50, 5.0))
+    assert record.test == evaluation(100, 7.0)
+    assert record.final_return == 7.5
+    assert store.commands() == ["the command"]
+
+
+def test_declaring_again_keeps_results_and_adds_what_is_new(store: Store) -> None:
+    store.declare([run(0)])
+    store.claim(run(0).key, ME)
+    store.add_evaluation(run(0).key, ME, "training", evaluation(0))
+    store.finish(run(0).key, ME, OUTCOME, {})
+    store.declare([run(0), run(1)])
+    assert [record.status for record in store.records()] == ["finished", "pending"]
+    assert store.records()[0].evaluations == (evaluation(0),)
+    assert store.pending([run(0).key, run(1).key]) == [run(1)]
+
+
+def test_a_finished_or_running_run_cannot_be_claimed(store: Store) -> None:
+    store.declare([run()])
+    assert store.claim(run().key, ME) is not None
+    assert store.claim(run().key, "other|boot|1|2") is None
+    store.finish(run().key, ME, OUTCOME, {})
+    assert store.claim(run().key, ME) is None
+    assert store.claim("no such run", ME) is None
+
+
+def _claim_all(path: str, keys: list[str], results) -> None:
+    with Store(path) as store:
+        results.put([key for key in keys if store.claim(key, str(Owner.current())) is not None])
+
+
+def test_of_many_processes_each_run_goes_to_one(store: Store) -> None:
+    specs = [run(replicate) for replicate in range(40)]
+    store.declare(specs)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    keys = [spec.key for spec in specs]
+    workers = [context.Process(target=_claim_all, args=(str(store.path), keys, results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    claimed = [key for _ in workers for key in results.get(timeout=60)]
+    for worker in workers:
+        worker.join()
+    assert sorted(claimed) == sorted(keys)
+
+
+def test_only_the_owner_writes(store: Store) -> None:
+    store.declare([run()])
+    store.claim(run().key, ME)
+    for write in (
+        lambda: store.beat(run().key, "other|boot|1|2", 5),
+        lambda: store.add_evaluation(run().key, "other|boot|1|2", "training", evaluation(0)),
+        lambda: store.finish(run().key, "other|boot|1|2", OUTCOME, {}),
+        lambda: store.fail(run().key, "other|boot|1|2", "error", {}),
+    ):
+        with pytest.raises(LostRunError):
+            write()
+    (record,) = store.records()
+    assert (record.status, record.evaluations, record.step) == ("running", (), 0)
+
+
+def test_a_run_of_a_dead_process_is_begun_anew_without_its_evaluations(store: Store) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    alive = replace(Owner.current(), pid=child.pid, started=_started(child.pid))
+    store.declare([run(0), run(1)])
+    store.claim(run(0).key, str(alive))
+    store.claim(run(1).key, ME)
+    store.add_evaluation(run(0).key, str(alive), "training", evaluation(0))
+    assert alive.is_dead() is False
+    assert store.release_dead(silence=0.0) == []
+    child.kill()
+    child.wait()
+    assert alive.is_dead() is True
+    assert store.release_dead(silence=1e9) == [run(0).key]
+    assert [record.status for record in store.records()] == ["pending", "running"]
+    assert store.records()[0].evaluations == ()
+    with pytest.raises(LostRunError):
+        store.beat(run(0).key, str(alive), 1)
+
+
+def _started(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    owner = replace(Owner.current(), pid=child.pid, started=_started(child.pid))
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert owner.is_dead() is True
+    child.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "dead"),
+    [
+        ({}, False),
+        ({"started": "1"}, True),  # the number was used again
+        ({"boot": "before"}, True),  # the machine was started again
+        ({"host": "elsewhere"}, None),  # cannot be seen from here
+    ],
+    ids=str,
+)
+def test_who_is_dead(change: dict, dead: bool | None) -> None:
+    owner = replace(Owner.current(), **change)
+    assert owner.is_dead() is dead
+    assert Owner.parse(str(owner)) == owner
+
+
+def test_a_worker_on_another_machine_is_dead_after_a_long_silence(store: Store) -> None:
+    far = str(replace(Owner.current(), host="elsewhere"))
+    store.declare([run()])
+    store.claim(run().key, far)
+    assert store.release_dead(silence=60.0) == []
+    time.sleep(0.05)
+    assert store.release_dead(silence=0.01) == [run().key]
+
+
+def test_a_run_that_kills_its_workers_fails_in_the_end(store: Store) -> None:
+    store.declare([run()])
+    for death in range(MAX_DEATHS):
+        assert status(store, run()) == "pending", death
+        store.claim(run().key, ME)
+        store.beat(run().key, ME, 30)
+        store.bury(run().key, "other|boot|1|2", "not the owner")
+        assert status(store, run()) == "running"
+        store.bury(run().key, ME, "signal 9")
+    (record,) = store.records()
+    assert record.status == "failed"
+    assert record.deaths == MAX_DEATHS
+    assert record.error == "signal 9 (for the 2nd time), at step 30"
+
+
+def test_failures_are_kept_and_retried_only_when_asked(store: Store) -> None:
+    store.declare([run(0), run(1)])
+    store.claim(run(0).key, ME)
+    store.fail(run(0).key, ME, "Traceback: boom", {})
+    assert store.records()[0].error == "Traceback: boom"
+    store.declare([run(0), run(1)])
+    assert status(store, run(0)) == "failed"
+    assert store.retry_failed([run(0).key, run(1).key]) == 1
+    assert status(store, run(0)) == "pending"
+    assert store.records()[0].error is None
+
+
+def test_other_settings_under_the_same_label_replace_the_runs_that_are_shown(store: Store) -> None:
+    store.declare([run(0), run(1), run(0, label="a2c", gamma=0.5)])
+    store.declare([run(0, gamma=0.9)])
+    assert [(r.spec.label, r.spec.hyperparameters["gamma"]) for r in store.records()] == [("a2c", 0.5), ("ppo", 0.9)]
+    assert store.count_hidden() == 2
+    store.declare([run(2)])
+    assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [
+        ("ppo", 0),
+        ("ppo", 1),
+        ("ppo", 2),
+        ("a2c", 0),
+    ]
+    store.declare([run(0, env_id="Acrobot-v1")])
+    assert len(store.records()) == 5
+
+
+def test_the_first_seed_of_every_setting_comes_before_the_second_of_any(store: Store) -> None:
+    specs = [run(replicate, label=label, gamma=gamma) for label, gamma in (("a", 0.1), ("b", 0.2)) for replicate in (0, 1)]
+    store.declare(specs)
+    order = [(spec.replicate, spec.label) for spec in store.pending([spec.key for spec in specs])]
+    assert order == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+
+
+def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no study"):
+        Store(tmp_path / "study.sqlite")
+    (tmp_path / "text.sqlite").write_text("hello, this is no database at all" * 10)
+    with pytest.raises(ValueError, match="is not a study"):
+        Store(tmp_path / "text.sqlite")
+    database = sqlite3.connect(tmp_path / "newer.sqlite")
+    database.execute("PRAGMA user_version = 99")
+    database.commit()
+    database.close()
+    with pytest.raises(ValueError, match="version 99"):
+        Store(tmp_path / "newer.sqlite")
+
+
+_WRITER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_experiments_store import *
+with Store({path!r}) as store:
+    me = str(Owner.current())
+    for number in range(10_000):
+        spec = run(number)
+        store.declare([spec])
+        store.claim(spec.key, me)
+        store.add_evaluation(spec.key, me, "training", evaluation(0))
+        store.finish(spec.key, me, OUTCOME, {{}})
+        print(number, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9_at_any_moment(store: Store) -> None:
+    acknowledged = 0
+    for _ in range(4):
+        code = _WRITER.format(tests=str(Path(__file__).parent), path=str(store.path))
+        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline() for _ in range(5 + acknowledged % 3)]
+        os.kill(writer.pid, signal.SIGKILL)
+        lines += writer.stdout.readlines()
+        writer.wait()
+        writer.stdout.close()
+        acknowledged = max(acknowledged, *(int(line) + 1 for line in lines if line.endswith("\n")))
+    store.release_dead(silence=1e9)
+    records = store.records()
+    finished = {record.spec.replicate for record in records if record.status == "finished"}
+    assert set(range(acknowledged)) <= finished
+    assert all(record.evaluations == (evaluation(0),) for record in records if record.status == "finished")
+    assert all(record.status == "pending" for record in records if record.status != "finished")
+    assert sqlite3.connect(store.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
