@@ -63,7 +63,7 @@ def test_a_run_goes_from_pending_to_finished_and_comes_back_as_it_was(store: Sto
     store.add_evaluation(spec.key, ME, "training", evaluation(0))
     store.add_evaluation(spec.key, ME, "training", evaluation(50, 5.0))
     store.add_evaluation(spec.key, ME, "test", evaluation(100, 7.0))
-    store.beat(spec.key, ME, 99)
+    store.beat(spec.key, ME, 99, 0.5)
     row = store.statuses([spec.key])[spec.key]
     assert (row["status"], row["step"], row["latest"]) == ("running", 99, 7.5)
     store.finish(spec.key, ME, OUTCOME, {"git": "abc"})
@@ -106,7 +106,7 @@ def _claim_all(path: str, keys: list[str], results) -> None:
 def test_of_many_processes_each_run_goes_to_one(store: Store) -> None:
     specs = [run(replicate) for replicate in range(40)]
     store.declare(specs)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     results = context.Queue()
     keys = [spec.key for spec in specs]
     workers = [context.Process(target=_claim_all, args=(str(store.path), keys, results)) for _ in range(4)]
@@ -122,7 +122,7 @@ def test_only_the_owner_writes(store: Store) -> None:
     store.declare([run()])
     store.claim(run().key, ME)
     for write in (
-        lambda: store.beat(run().key, "other|boot|1|2", 5),
+        lambda: store.beat(run().key, "other|boot|1|2", 5, 0.5),
         lambda: store.add_evaluation(run().key, "other|boot|1|2", "training", evaluation(0)),
         lambda: store.finish(run().key, "other|boot|1|2", OUTCOME, {}),
         lambda: store.fail(run().key, "other|boot|1|2", "error", {}),
@@ -149,7 +149,7 @@ def test_a_run_of_a_dead_process_is_begun_anew_without_its_evaluations(store: St
     assert [record.status for record in store.records()] == ["pending", "running"]
     assert store.records()[0].evaluations == ()
     with pytest.raises(LostRunError):
-        store.beat(run(0).key, str(alive), 1)
+        store.beat(run(0).key, str(alive), 1, 0.5)
 
 
 def _started(pid: int) -> str:
@@ -194,7 +194,7 @@ def test_a_run_that_kills_its_workers_fails_in_the_end(store: Store) -> None:
     for death in range(MAX_DEATHS):
         assert status(store, run()) == "pending", death
         store.claim(run().key, ME)
-        store.beat(run().key, ME, 30)
+        store.beat(run().key, ME, 30, 0.5)
         store.bury(run().key, "other|boot|1|2", "not the owner")
         assert status(store, run()) == "running"
         store.bury(run().key, ME, "signal 9")
@@ -233,7 +233,9 @@ def test_other_settings_under_the_same_label_replace_the_runs_that_are_shown(sto
 
 
 def test_the_first_seed_of_every_setting_comes_before_the_second_of_any(store: Store) -> None:
-    specs = [run(replicate, label=label, gamma=gamma) for label, gamma in (("a", 0.1), ("b", 0.2)) for replicate in (0, 1)]
+    specs = [
+        run(replicate, label=label, gamma=gamma) for label, gamma in (("a", 0.1), ("b", 0.2)) for replicate in (0, 1)
+    ]
     store.declare(specs)
     order = [(spec.replicate, spec.label) for spec in store.pending([spec.key for spec in specs])]
     assert order == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
@@ -259,10 +261,12 @@ sys.path.insert(0, {tests!r})
 from test_experiments_store import *
 with Store({path!r}) as store:
     me = str(Owner.current())
+    store.release_dead(silence=1e9)
     for number in range(10_000):
         spec = run(number)
         store.declare([spec])
-        store.claim(spec.key, me)
+        if store.claim(spec.key, me) is None:
+            continue
         store.add_evaluation(spec.key, me, "training", evaluation(0))
         store.finish(spec.key, me, OUTCOME, {{}})
         print(number, flush=True)
@@ -271,16 +275,16 @@ with Store({path!r}) as store:
 
 def test_what_was_acknowledged_survives_kill_9_at_any_moment(store: Store) -> None:
     acknowledged = 0
-    for _ in range(4):
+    for kill in range(4):
         code = _WRITER.format(tests=str(Path(__file__).parent), path=str(store.path))
         writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
-        lines = [writer.stdout.readline() for _ in range(5 + acknowledged % 3)]
+        lines = [writer.stdout.readline() for _ in range(5 + kill)]
         os.kill(writer.pid, signal.SIGKILL)
         lines += writer.stdout.readlines()
         writer.wait()
         writer.stdout.close()
-        acknowledged = max(acknowledged, *(int(line) + 1 for line in lines if line.endswith("\n")))
+        acknowledged = 1 + max(int(line) for line in lines if line.endswith("\n"))
     store.release_dead(silence=1e9)
     records = store.records()
     finished = {record.spec.replicate for record in records if record.status == "finished"}

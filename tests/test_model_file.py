@@ -474,6 +474,8 @@ MISUSES = {  # pickles of allowed names only, used as pickle never uses them
     "append of the file's own": SCHEDULE + b")\x81}U\x06append" + RELU + b"sbK\x01a.",
     "extend of the file's own": SCHEDULE + b")\x81}U\x06extend" + RELU + b"sb(K\x01e.",
     "setstate of the file's own": SCHEDULE + b")\x81}U\x0c__setstate__" + RELU + b"sbK\x01b.",
+    "constructor of a space": b"cgymnasium.spaces.discrete\nDiscrete\nK\x02\x85R.",
+    "state of a space, set by itself": b"cgymnasium.spaces.box\nBox\n)\x81}U\x0c__setstate__" + RELU + b"sbK\x01b.",
     "change of an enumeration": b"cstable_baselines3.common.type_aliases\nTrainFrequencyUnit\nU\x04step\x85R"
     b"}U\x01xK\x01sb.",
     "item of a class": RELU + b"K\x01K\x02s.",
@@ -670,6 +672,12 @@ def test_large_data_are_refused_even_if_the_file_is_as_large(ppo_bytes, monkeypa
         read_fields(io.BytesIO(ppo_bytes))
 
 
+def test_messages_stay_short(ppo_bytes):
+    with pytest.raises(ModelFileError) as caught:  # a UnicodeDecodeError holds all the bytes
+        read_fields(io.BytesIO(with_members(ppo_bytes, data=b'{"a": "' + bytes([200]) * 100_000 + b'"}')))
+    assert len(str(caught.value)) < 300
+
+
 def test_missing_field_is_named(ppo_bytes):
     with pytest.raises(ModelFileError, match="no action_space, no observation_space, no policy_class"):
         load_model(sb3.PPO, io.BytesIO(with_members(ppo_bytes, data=b'{"gamma": 1}')))
@@ -693,6 +701,8 @@ def with_pickled(pickled: bytes) -> bytes:
 
 NUMBERS = b"(" + b"".join(b"J" + i.to_bytes(4, "little") for i in range(200_000)) + b"l"
 TRAIN_FREQ = b"cstable_baselines3.common.type_aliases\nTrainFreq\n"
+TRAIN_FREQ_UNIT = b"cstable_baselines3.common.type_aliases\nTrainFrequencyUnit\n"
+DOUBLED = b"]q\x010" + 40 * b"](h\x01h\x01eq\x010"  # l = [l, l], again and again; in the memo at 1
 BOMBS = {
     "large data": lambda: squeezed(data=b'{"a": "' + b" " * (65 * 2**20) + b'"}'),
     "large tensors": lambda: squeezed(data=b"{}", **{f"{i}.pth": bytes(20 * 2**20) for i in range(4)}),
@@ -709,6 +719,16 @@ BOMBS = {
         + b"\x940)"
         + 60 * b"q\x010h\x00h\x01h\x01\x86\x81"
         + b"K\x01s."  # t = TrainFreq(t, t)
+    ),
+    "text of an enumeration": lambda: with_pickled(b"\x80\x04" + DOUBLED + TRAIN_FREQ_UNIT + b"h\x01\x85R."),
+    "text of a bound": lambda: with_pickled(
+        b"\x80\x04"
+        + DOUBLED
+        + b"cgymnasium.spaces.box\nBox\n)\x81}(U\x05dtypecnumpy\ndtype\n(U\x02f4\x89\x88tRU\x06_shape)"
+        b"U\x03low" + SCHEDULE + b")\x81}(U\x04sizeK\x00U\x03valh\x01ubU\x04highK\x01ub."
+    ),
+    "text of a name": lambda: with_pickled(
+        b"\x80\x04" + DOUBLED + SCHEDULE + b")\x81}(U\x0c__qualname__h\x01U\x0a__module__h\x01ub)R."
     ),
     "hash of deep tuples": lambda: with_pickled(b"\x80\x04})" + b"\x85" * 300_000 + b"K\x01s."),
 }
@@ -908,10 +928,12 @@ model = sb3.PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [256, 256
 save_model(model, path)
 random.seed(0)
 for kill in range(kills):
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        while True:
+        while os.getppid() == parent:
             save_model(model, path)
+        os._exit(0)
     end = time.monotonic() + random.uniform(0.02, 0.12)
     while time.monotonic() < end:
         load_model(sb3.PPO, path)

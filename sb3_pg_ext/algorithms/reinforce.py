@@ -94,7 +94,7 @@ class REINFORCE(OnPolicyBase):
         if self.normalize_advantage:
             psi = R.standardised(psi)
         if self.discount_states and self.returns == "reward_to_go":  # R(tau) is discounted from the start already
-            psi = psi * self.gamma ** rollout.flatten(R.episode_time(rollout.continues))
+            psi = psi * self.gamma ** rollout.flatten(R.episode_time(rollout.continues)).to(psi.dtype)
         n_episodes = rollout.live.shape[1]
         policy_loss = score_function_loss(log_prob, psi, n_episodes)
         entropy_loss = -entropy.sum() / n_episodes
@@ -132,9 +132,8 @@ SPEC = AlgorithmSpec(
         "learning_rate": Float(1e-4, 1e-1, log=True),
         "gamma": OneMinus(1e-4, 0.1),
         "n_steps": Int(5, 10, power=2),
-        "returns": Choice("reward_to_go", "trajectory"),
         "baseline": Choice("value", "mean", "optimal", None),
-        "gae_lambda": When("baseline", ("value",), Choice(1.0)),
+        "gae_lambda": When("baseline", ("value",), Choice(1.0, 0.99, 0.97, 0.95)),
         "normalize_advantage": Choice(False, True),
         "ent_coef": Float(1e-8, 0.1, log=True),
         "max_grad_norm": Float(0.3, 5.0, log=True),

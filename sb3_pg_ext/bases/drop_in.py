@@ -7,13 +7,17 @@ from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg_ext.bases.model_file import load_model, save_model
 from sb3_pg_ext.bases.options import full_signature
-from sb3_pg_ext.rollout.guards import CheckedEnv
+from sb3_pg_ext.rollout import guards
+from sb3_pg_ext.rollout.guards import NonFiniteError
 from sb3_pg_ext.rollout.vector_env import as_vec_env
 
 
@@ -30,16 +34,12 @@ class DropIn(BaseAlgorithm):
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if isinstance(env, gym.Env):
-            env = CheckedEnv(env)
+            env = guards.CheckedEnv(env)
         elif not isinstance(env, VecEnv):
             env = as_vec_env(env)
         env = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        start = int(getattr(env.action_space, "start", 0)) if isinstance(env.action_space, spaces.Discrete) else 0
-        if start != 0:
-            raise ValueError(
-                f"action_space={env.action_space}: Stable-Baselines3 policies give actions from 0 on; "
-                f"wrap the environment in one that adds {start} to the action"
-            )
+        _check_starts_at_zero("action", env.action_space)
+        _check_starts_at_zero("observation", env.observation_space)
         return env
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -85,6 +85,76 @@ class DropIn(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rng"]
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """As the parent's; an error of the env's first ``reset()`` says where it comes from."""
+        resets, before = reset_num_timesteps or self._last_obs is None, self._last_obs
+        try:
+            prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        except Exception as error:
+            if resets and self._last_obs is before and self.env is not None:
+                raise guards.explained(error, "reset()", self.env, self.num_timesteps)  # noqa: B904
+            raise
+        if resets:
+            try:
+                guards.check_observations(self._last_obs, f"after reset() at step {self.num_timesteps}")
+            except NonFiniteError:
+                self._last_obs = None  # the next learn() resets again
+                raise
+        return prepared
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        self._scheduled("learning_rate", self.lr_schedule)
+        super()._update_learning_rate(optimizers)
+
+    def _scheduled(self, name: str, schedule: Schedule) -> float:
+        """The step size ``name`` now.
+
+        :raises ValueError: the schedule gives no finite number >= 0
+        """
+        rate = schedule(self._current_progress_remaining)
+        if not 0 <= rate < math.inf:
+            raise ValueError(
+                f"{name}={rate!r} from the schedule at progress_remaining={self._current_progress_remaining:g}: "
+                "a finite number >= 0 is needed. The parameters are those before this update."
+            )
+        return rate
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """The policy's action for an observation, and the next hidden state (None without a recurrent policy).
+
+        :param observation: one observation, or a batch of N
+        :param state: hidden state of a recurrent policy
+        :param episode_start: (N,), where an episode begins
+        :param deterministic: take the most likely action instead of sampling one
+        :raises NonFiniteError: the observation holds NaN or infinity
+        """
+        guards.check_input(observation)
+        return super().predict(observation, state, episode_start, deterministic)
+
+
+def _check_starts_at_zero(kind: str, space: spaces.Space) -> None:
+    """:raises ValueError: a discrete space does not count from 0, as Stable-Baselines3 takes for granted"""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    for part in parts:
+        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(part.start):
+            raise ValueError(
+                f"{kind}_space={space}: Stable-Baselines3 policies count {kind}s from 0 on; "
+                f"wrap the environment in one that shifts the {kind} by {part.start}"
+            )
 
 
 def check_total_timesteps(value: Any) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,11 @@ def _explain(what: str) -> str:
     return what + by_value * " (a function or class of a script, a notebook or another function, stored as code)"
 
 
+def reason(error: Exception) -> str:
+    """Kind and short text of an error; its ``repr`` may hold megabytes of the file."""
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
 def source_of(path: ModelPath) -> str:
     """How messages name the file."""
     return str(path) if isinstance(path, (str, Path)) else str(getattr(path, "name", "the file object"))
@@ -91,7 +96,7 @@ def read_documents(file: Any, source: str) -> tuple[dict[str, Any], dict[str, An
     except ModelFileError as error:
         raise ModelFileError(f"{source} {error}") from None
     except Exception as error:  # damaged bytes raise whatever they like: zlib.error, struct.error, RecursionError, ...
-        raise ModelFileError(f"{source} is cut short or not a model file: {error!r}") from error
+        raise ModelFileError(f"{source} is cut short or not a model file: {reason(error)}") from error
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> None:
@@ -125,16 +130,18 @@ def check_tensors(file: Any, source: str) -> None:
     with zipfile.ZipFile(file) as archive:
         for name in (name for name in archive.namelist() if name.endswith(".pth")):
             try:
-                with archive.open(name) as member:
-                    _check_tensor_file(member, archive.getinfo(name).file_size)
+                _check_tensor_file(archive.read(name))
             except Exception as error:
-                raise ModelFileError(f"{source}: its member {name!r} is not a file of tensors: {error!r}") from error
+                raise ModelFileError(
+                    f"{source}: its member {name!r} is not a file of tensors: {reason(error)}"
+                ) from error
 
 
-def _check_tensor_file(file: Any, size: int) -> None:
+def _check_tensor_file(content: bytes) -> None:
+    file = BytesIO(content)
     if zipfile.is_zipfile(file):  # torch's own format is a zip again
         with zipfile.ZipFile(file) as archive:
-            _check_inflation(archive, size)
+            _check_inflation(archive, len(content))
     file.seek(0)
     torch.load(file, map_location="cpu", weights_only=True)
 

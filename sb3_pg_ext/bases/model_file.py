@@ -30,6 +30,7 @@ from sb3_pg_ext.bases.model_archive import (
     check_tensors,
     opened,
     read_documents,
+    reason,
     source_of,
 )
 from sb3_pg_ext.bases.model_identity import identify, identity_of
@@ -159,7 +160,7 @@ def _decode(
             refused[name] = str(error)
         except Exception as error:
             raise ModelFileError(
-                f"{source}: field {name!r} cannot be read: {error!r}. "
+                f"{source}: field {name!r} cannot be read: {reason(error)}. "
                 f"custom_objects={{{name!r}: ...}} puts an object of your own in its place."
             ) from error
     if refused:
@@ -193,7 +194,7 @@ def load_vec_normalize(
     except RefusedError as error:
         raise UnsafeModelError(str(path), {"": str(error)}) from error
     except Exception as error:
-        raise ModelFileError(f"{path} is cut short or does not hold a VecNormalize: {error!r}") from error
+        raise ModelFileError(f"{path} is cut short or does not hold a VecNormalize: {reason(error)}") from error
     if not isinstance(normalize, VecNormalize):
         raise ModelFileError(f"{path} holds a {type(normalize).__name__}, not a VecNormalize")
     normalize.set_venv(venv)

@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn import functional as F
 
 from sb3_pg_ext.bases.drop_in import DropIn, check_total_timesteps
 from sb3_pg_ext.bases.options import check_count, check_learning_rate, check_number, reject_unknown
@@ -63,6 +64,8 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
     }
     #: Whether a rollout consists of whole episodes or of exactly ``n_steps`` steps per env.
     whole_episodes: ClassVar[bool] = False
+    #: Rollouts between two logs, unless :meth:`learn` is told otherwise; more for algorithms whose rollouts are short.
+    usual_log_interval: ClassVar[int] = 1
     rollout: Rollout
 
     def __init__(
@@ -99,7 +102,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         check_number("gae_lambda", gae_lambda, 0, 1)
         check_number("ent_coef", ent_coef, 0)
         check_number("vf_coef", vf_coef, 0)
-        check_number("max_grad_norm", max_grad_norm, 0, above=True)
+        check_number("max_grad_norm", max_grad_norm, 0, np.inf, above=True)
         check_count("stats_window_size", stats_window_size)
         super().__init__(
             policy=policy,
@@ -163,11 +166,13 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
             if going_on:
                 self.rollout = window(steps, self._last_obs, self.device)
             return going_on
-        if not np.all(self._last_episode_starts):  # type: ignore[arg-type]
+        if not np.all(self._last_episode_starts):
             # A slot that idled at the end of the last rollout, or was stopped in mid-episode, begins afresh.
             self._last_obs = guards.reset(env, self.num_timesteps)
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
-        queue = EpisodeQueue(env.num_envs, self.n_steps, self.n_episodes, self._least_episodes())
+        queue = EpisodeQueue(
+            env.num_envs, self.n_steps, self.n_episodes, self._least_episodes(), budget=self._total_timesteps
+        )
         going_on = run(self, env, callback, steps, queue)
         if going_on:
             self.rollout = whole_episodes(steps, queue.bounds, self.device)
@@ -203,9 +208,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
 
     def evaluate_actor(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """log pi(a|s) and entropy as in :meth:`evaluate`, without the critic."""
-        distribution = self.policy.get_distribution(rollout.observations)
-        log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
-        return log_prob, -log_prob if entropy is None else entropy
+        return log_prob_and_entropy(self.policy.get_distribution(rollout.observations), rollout.actions)
 
     def cut_values(self, rollout: Rollout) -> Tensor:
         """V of the observations after which the future is unknown, padded (T, M); 0 elsewhere. Without gradient."""
@@ -226,14 +229,16 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         return advantages, advantages + values
 
     def descend(self, **losses: Tensor) -> None:
-        """One optimizer step down the sum of ``losses``.
+        """One step of each of :meth:`_optimizers` down the sum of ``losses``.
 
         Each loss's gradient is clipped to ``max_grad_norm`` by itself: however wrong the critic is, it cannot drown the
         policy gradient. Nothing changes if any gradient is not finite.
 
         :raises NonFiniteError: naming the loss
         """
-        parameters = [p for group in self.policy.optimizer.param_groups for p in group["params"]]
+        optimizers = self._optimizers()
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
         total: list[Tensor | None] = [None] * len(parameters)
         for name, loss in losses.items():
             gradients = th.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -245,7 +250,12 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
             self.logger.record(f"train/{name}_grad_norm", norm)
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
-        self.policy.optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        """What :meth:`descend` steps: an algorithm with nets beside its policy names theirs as well."""
+        return [self.policy.optimizer]
 
     def _check_gradient(self, name: str, loss: Tensor, norm: float) -> None:
         if not np.isfinite(norm):
@@ -268,7 +278,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = -1,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -277,7 +287,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
 
         :param total_timesteps: env steps over all env slots, a lower bound
         :param callback: called after every env step
-        :param log_interval: rollouts between two logs; None never logs by itself
+        :param log_interval: rollouts between two logs; None never logs by itself, -1 is :attr:`usual_log_interval`
         :param tb_log_name: name of the tensorboard run, the class name by default
         :param reset_num_timesteps: False continues the count, and the learning-rate schedule, of an earlier call
         :param progress_bar: show one
@@ -286,7 +296,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         return super().learn(
             total_timesteps,
             callback,
-            log_interval,
+            self.usual_log_interval if log_interval == -1 else log_interval,  # type: ignore[arg-type]
             tb_log_name or type(self).__name__,
             reset_num_timesteps,
             progress_bar,
@@ -294,6 +304,12 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout", "_rollout_length"]
+
+
+def log_prob_and_entropy(distribution: Any, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """log pi(a|s) and the entropy of pi(.|s) of an SB3 distribution, each (B,), as in :meth:`OnPolicyBase.evaluate`."""
+    log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+    return log_prob, -log_prob if entropy is None else entropy
 
 
 def _add_scaled(total: Tensor | None, gradient: Tensor | None, scale: float) -> Tensor | None:
@@ -310,16 +326,22 @@ class LogDensity(nn.Module):
         self.policy = policy
 
     def forward(self, obs: Any, actions: Tensor) -> Tensor:
-        with _unvalidated():
-            return self.policy.get_distribution(obs).log_prob(actions)  # type: ignore[no-any-return]
+        with _unchecked():
+            return self.policy.get_distribution(obs).log_prob(actions)
 
 
-class _unvalidated:
-    """torch's argument checks branch on data, which vmap cannot do."""
+class _unchecked:
+    """torch checks the arguments of distributions and of ``one_hot`` by branching on data, which vmap cannot do."""
 
     def __enter__(self) -> None:
-        self.before = Distribution._validate_args
+        self.before = Distribution._validate_args, F.one_hot
         Distribution.set_default_validate_args(False)
+        F.one_hot = _one_hot  # type: ignore[assignment]
 
     def __exit__(self, *_: Any) -> None:
-        Distribution.set_default_validate_args(self.before)
+        validate_args, F.one_hot = self.before
+        Distribution.set_default_validate_args(validate_args)
+
+
+def _one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    return (labels.unsqueeze(-1) == th.arange(num_classes, device=labels.device)).long()

@@ -11,6 +11,8 @@ from typing import Any, TypedDict, get_args
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_pg_ext.spec import constructor_parameters
+
 
 class CommonOptions(TypedDict, total=False):
     """Keyword arguments of every algorithm; the defaults stand in the signature of the family's base class."""
@@ -37,13 +39,24 @@ class OnPolicyOptions(CommonOptions, total=False):
     rollout_buffer_kwargs: dict[str, Any] | None
 
 
-def check_number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """:raises ValueError: ``value`` is not a number in [low, high] (``above``: in (low, high])"""
-    is_number = isinstance(value, (int, float)) or hasattr(value, "__float__")
-    inside = is_number and (low < float(value) if above else low <= float(value)) and float(value) <= high
-    if not inside or isinstance(value, (bool, str)):
-        bracket = "(" if above else "["
-        raise ValueError(f"{name}={value!r}: a number in {bracket}{low:g}, {high:g}] is needed")
+def check_number(name: str, value: Any, low: float, high: float | None = None, *, above: bool = False) -> None:
+    """:raises ValueError: ``value`` is not a number in [low, high]
+
+    :param high: None allows any finite number, ``math.inf`` infinity as well
+    :param above: ``low`` itself is not allowed
+    """
+    number = _as_float(value)
+    if not ((low < number if above else low <= number) and (number < math.inf if high is None else number <= high)):
+        interval = f"{'(' if above else '['}{low:g}, {'inf)' if high is None else f'{high:g}]'}"
+        raise ValueError(f"{name}={value!r}: a number in {interval} is needed")
+
+
+def _as_float(value: Any) -> float:
+    """NaN for whatever is no number."""
+    try:
+        return math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def check_count(name: str, value: Any, low: int = 1, *, optional: bool = False) -> None:
@@ -70,26 +83,24 @@ def _literal_values(annotation: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def check_learning_rate(value: float | Schedule) -> None:
+def check_learning_rate(value: float | Schedule, name: str = "learning_rate") -> None:
     """:raises ValueError: neither a schedule nor a finite number >= 0"""
     if not callable(value):
-        check_number("learning_rate", value, 0.0, 1e30)
+        check_number(name, value, 0.0, 1e30)
 
 
 def full_signature(cls: type) -> inspect.Signature:
-    """The constructor's signature with ``**common`` replaced by the base class's own keyword arguments."""
-    parameters: dict[str, inspect.Parameter] = {}
-    for klass in cls.__mro__:
-        if "__init__" not in vars(klass):
-            continue
-        own = list(inspect.signature(vars(klass)["__init__"]).parameters.values())
-        for parameter in own[1:]:
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                parameters.setdefault(parameter.name, parameter)
-        if not any(p.kind is p.VAR_KEYWORD for p in own):
-            break
+    """The constructor's signature with ``**common`` replaced by the base class's own keyword arguments.
+
+    A base class ends the chain by a last parameter ``**unknown``, which it takes only to refuse it with a good message.
+    """
+    own = dict(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
+    if own.pop("unknown", None) is not None:
+        parameters = list(own.values())[1:]
+    else:
+        parameters = [p for name, p in constructor_parameters(cls)[0].items() if name != "self"]
     # sorted() is stable: positional ones first, as Python demands; SB3 keeps _init_setup_model last.
-    return inspect.Signature(sorted(parameters.values(), key=lambda p: (p.kind, p.name == "_init_setup_model")))
+    return inspect.Signature(sorted(parameters, key=lambda p: (p.kind, p.name == "_init_setup_model")))
 
 
 def reject_unknown(cls: type, unknown: Iterable[str]) -> None:

@@ -73,10 +73,9 @@ NAMED = _pairs(
     }
 )
 
-# Their constructors and their ``__setstate__`` only store what they are given.
+# A file may make these without calling their constructors, and give them a state, which they only store.
 MADE = _pairs(
     {
-        "collections": "OrderedDict",
         "gymnasium.spaces.box": "Box",
         "gymnasium.spaces.dict": "Dict",
         "gymnasium.spaces.discrete": "Discrete",
@@ -89,11 +88,9 @@ MADE = _pairs(
         "gymnasium.spaces.tuple": "Tuple",
         "stable_baselines3.common.noise": "NormalActionNoise OrnsteinUhlenbeckActionNoise VectorizedActionNoise",
         "stable_baselines3.common.running_mean_std": "RunningMeanStd",
-        "stable_baselines3.common.type_aliases": "TrainFreq TrainFrequencyUnit",
+        "stable_baselines3.common.type_aliases": "TrainFreq",
         "stable_baselines3.common.utils": "ConstantSchedule FloatSchedule LinearSchedule",
         "stable_baselines3.common.vec_env.vec_normalize": "VecNormalize",
-        "stable_baselines3.her.goal_selection_strategy": "GoalSelectionStrategy",
-        "torch": "device Size",
     }
 )
 

@@ -11,19 +11,23 @@ import enum
 import functools
 import io
 import pickle
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from torch.storage import TypedStorage
 
 _PLAIN_DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"} | {
     f"{kind}{size}" for kind in "SU" for size in range(256)
 }
 _BIT_GENERATORS = (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
+_ENUMERATIONS: tuple[type[enum.Enum], ...] = (GoalSelectionStrategy, TrainFrequencyUnit)
 _MT19937_WORDS, _PHILOX_WORDS = 624, 4
 
 
@@ -86,6 +90,15 @@ def _path(*parts: str) -> Path:
     return Path(*parts)
 
 
+def _member(enumeration: type[enum.Enum], value: Any) -> enum.Enum:
+    _check(isinstance(value, (str, int)), enumeration.__qualname__)
+    return enumeration(value)
+
+
+def _ordered_dict() -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
 def _deque(items: Any = (), maxlen: int | None = None) -> deque[Any]:
     _check(isinstance(items, (list, tuple)), "collections.deque")
     return deque(items, maxlen)
@@ -109,12 +122,23 @@ def _tensor(
     return whole.as_strided(size, stride, offset).requires_grad_(requires_grad)  # as_strided checks the bounds
 
 
+def _device(kind: str, index: int | None = None) -> torch.device:
+    _check(isinstance(kind, str), "torch.device")
+    return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+def _size(numbers: tuple[int, ...]) -> torch.Size:
+    _check(isinstance(numbers, tuple), "torch.Size")
+    return torch.Size(numbers)
+
+
 def _parameter(data: torch.Tensor, requires_grad: bool, hooks: Any) -> torch.nn.Parameter:
     _check(isinstance(data, torch.Tensor) and not hooks, "torch._utils._rebuild_parameter")
     return torch.nn.Parameter(data.detach(), requires_grad)
 
 
 CHECKED: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _ordered_dict,
     ("collections", "deque"): _deque,
     **{("pathlib", f"{kind}Path"): _path for kind in ("Posix", "Windows", "PurePosix", "PureWindows")},
     **{("pathlib._local", f"{kind}Path"): _path for kind in ("Posix", "Windows", "PurePosix", "PureWindows")},
@@ -126,6 +150,9 @@ CHECKED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("numpy.random._pickle", "__generator_ctor"): _generator,
     ("numpy.random._pickle", "__randomstate_ctor"): _random_state,
     ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"): _seed_sequence,
+    **{(kind.__module__, kind.__qualname__): functools.partial(_member, kind) for kind in _ENUMERATIONS},
+    ("torch", "Size"): _size,
+    ("torch", "device"): _device,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
@@ -152,6 +179,16 @@ def restore(instance: Any, state: Any) -> None:
 @restore.register(enum.Enum)
 def _restore_enum(member: enum.Enum, state: Any) -> None:
     raise RefusedError(f"a change of {member}, which everybody shares")
+
+
+@restore.register(spaces.Box)
+@restore.register(spaces.MultiDiscrete)
+def _restore_space(space: spaces.Space, state: Any) -> None:
+    # These two compute with their state, to fill in what older versions did not store.
+    arrays = ("low", "high") if isinstance(space, spaces.Box) else ("nvec",)
+    typed = isinstance(state["dtype"], np.dtype) and isinstance(state["_shape"], tuple)
+    _check(typed and all(isinstance(state[name], np.ndarray) for name in arrays), type(space).__qualname__)
+    type(space).__setstate__(space, state)
 
 
 @restore.register(np.ndarray)

@@ -13,6 +13,7 @@ import pickle
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from sb3_pg_ext.bases.safe_names import MADE, NAMED, allowed
@@ -59,26 +60,29 @@ class _Machine(pickle._Unpickler):
         super().__init__(io.BytesIO(data))
         self.reader = reader
         # By identity, since a comparison could be the file's own; the values keep the identities valid.
-        self.callable: dict[int, Any] = {}
+        self.functions: dict[int, Any] = {}
+        self.classes: dict[int, Any] = {}
         self.paths: dict[int, tuple[Any, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         pair = (module, name)
         if pair in self.reader.allowed:
             found = self.reader.allowed[pair]
+            self.functions[id(found)] = self.classes[id(found)] = found
         elif pair in CHECKED:
-            found = CHECKED[pair]
-        elif pair in MADE or pair in NAMED:
-            found = getattr(importlib.import_module(module), name)
+            found = self.functions[id(CHECKED[pair])] = CHECKED[pair]
+        elif pair in MADE:
+            found = _found(module, name)
+            self.classes[id(found)] = found
+        elif pair in NAMED:
+            found = _found(module, name)
         else:
             raise RefusedError(f"{module}.{name}")
-        if pair not in NAMED or pair in self.reader.allowed:
-            self.callable[id(found)] = found
         return found
 
-    def call(self, target: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """``function(...)``, which is ``target`` itself or its ``__new__``, if the file may call ``target``."""
-        if id(target) not in self.callable:
+    def call(self, permitted: bool, target: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """``function(...)``, which is ``target`` itself or its ``__new__``."""
+        if not permitted:
             raise RefusedError(f"a call of {_label(target)}")
         self.reader.spend(_extent(args) + _extent(kwargs))
         made = function(*args, **kwargs)
@@ -94,8 +98,12 @@ class _Machine(pickle._Unpickler):
         self.paths[id(made)] = (made, paths)
 
 
+def _found(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 def _label(value: Any) -> str:
-    named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
+    named = value if isinstance(value, (type, FunctionType, BuiltinFunctionType)) else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -117,25 +125,25 @@ Operation = Callable[[_Machine], None]
 def _reduce(machine: _Machine) -> None:
     args = machine.stack.pop()
     function = machine.stack[-1]
-    machine.stack[-1] = machine.call(function, function, *args)
+    machine.stack[-1] = machine.call(id(function) in machine.functions, function, function, *args)
 
 
 def _new(machine: _Machine) -> None:
     args = machine.stack.pop()
     cls = machine.stack[-1]
-    machine.stack[-1] = machine.call(cls, cls.__new__, cls, *args)
+    machine.stack[-1] = machine.call(id(cls) in machine.classes, cls, cls.__new__, cls, *args)
 
 
 def _new_with_keywords(machine: _Machine) -> None:
     kwargs, args = machine.stack.pop(), machine.stack.pop()
     cls = machine.stack[-1]
-    machine.stack[-1] = machine.call(cls, cls.__new__, cls, *args, **kwargs)
+    machine.stack[-1] = machine.call(id(cls) in machine.classes, cls, cls.__new__, cls, *args, **kwargs)
 
 
 def _build(machine: _Machine) -> None:
     state, instance = machine.stack.pop(), machine.stack[-1]
     kind = type(instance)
-    if id(kind) not in machine.callable and restore.dispatch(kind) is restore.dispatch(object):
+    if id(kind) not in machine.classes and restore.dispatch(kind) is restore.dispatch(object):
         raise RefusedError(f"a change of {_label(instance)}")
     machine.reader.spend(_extent(state))
     restore(instance, state)

@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import (
 import sb3_pg_ext.envs  # noqa: F401  (registers its environment ids)
 from sb3_pg_ext import registry
 from sb3_pg_ext.bases.model_file import load_vec_normalize
+from sb3_pg_ext.experiments.lanes import MAX_LANES, EvaluationLanes
 from sb3_pg_ext.experiments.run_spec import Environment, RunSpec
 from sb3_pg_ext.experiments.values import SettingError, materialise
 from sb3_pg_ext.rollout.vector_env import as_vec_env
@@ -49,14 +50,16 @@ def training_env(environment: Environment, seed: int, gamma: float = 0.99, monit
     return _wrapped(copies, normalize, environment.frame_stack)
 
 
-def evaluation_env(environment: Environment, n_envs: int, statistics: Path | None = None) -> VecEnv:
+def evaluation_env(environment: Environment, n_episodes: int, statistics: Path | None = None) -> VecEnv:
     """Environments to evaluate in: rewards as they are, and no statistics collected.
 
-    :param n_envs: number of copies
+    :param n_episodes: of each evaluation
     :param statistics: file of ``VecNormalize`` to take the statistics from
     """
     normalize = None if environment.normalize is None else {**environment.normalize, "norm_reward": False}
-    venv = _wrapped(_copies(environment, n_envs, None, "dummy", None), normalize, environment.frame_stack)
+    share = {"n_episodes": n_episodes}
+    lanes = _monitored(environment, min(n_episodes, MAX_LANES), EvaluationLanes, vec_env_kwargs=share)
+    venv = _wrapped(lanes, normalize, environment.frame_stack)
     normalized = unwrap_vec_normalize(venv)
     if normalized is not None:
         normalized.training = False
@@ -75,26 +78,26 @@ def _wrapped(venv: VecEnv, normalize: Mapping[str, Any] | None, frame_stack: int
 def _copies(
     environment: Environment, n_envs: int, seed: int | None, vec_env: str, monitor_folder: str | None
 ) -> VecEnv:
-    check_env_id(environment.id)
     if vec_env == "native":
         return _native(environment, n_envs, seed)
     if vec_env not in _MONITORED:
         raise SettingError(f"vec_env={vec_env!r}: allowed are 'dummy', 'subproc', 'native'")
-    return make_vec_env(
-        partial(_single, environment.id, dict(environment.kwargs), environment.wrappers),
-        n_envs,
-        seed,
-        monitor_dir=monitor_folder,
-        vec_env_cls=_MONITORED[vec_env],
-    )
+    return _monitored(environment, n_envs, _MONITORED[vec_env], seed=seed, monitor_dir=monitor_folder)
+
+
+def _monitored(environment: Environment, n_envs: int, vec_env_cls: Any, **options: Any) -> VecEnv:
+    check_env_id(environment.id)
+    single = partial(_single, environment.id, dict(environment.kwargs), environment.wrappers)
+    return make_vec_env(single, n_envs, vec_env_cls=vec_env_cls, **options)
 
 
 def _native(environment: Environment, n_envs: int, seed: int | None) -> VecEnv:
+    name = check_env_id(environment.id)
     if environment.wrappers:
         raise SettingError(f"vec_env='native' cannot have wrappers, but env_wrapper={list(environment.wrappers)}")
     if not environment.kwargs:
-        return as_vec_env(environment.id, n_envs=n_envs, seed=seed, vec_env="native")
-    made = gym.make_vec(environment.id, n_envs, vectorization_mode="vector_entry_point", **environment.kwargs)
+        return as_vec_env(name, n_envs=n_envs, seed=seed, vec_env="native")
+    made = gym.make_vec(name, n_envs, vectorization_mode="vector_entry_point", **environment.kwargs)
     return as_vec_env(made, seed=seed)
 
 
@@ -116,17 +119,20 @@ def _wrapper(name: str) -> type[gym.Wrapper]:
     return wrapper
 
 
-def check_env_id(env_id: str) -> None:
-    """
+def check_env_id(env_id: str) -> str:
+    """Import the module of ``module:Name-v0``, if there is one.
+
+    :return: the id without it
     :raises SettingError: gymnasium does not know it; its message has the nearest name
     """
-    module, colon, _ = env_id.partition(":")
+    module, _, name = env_id.rpartition(":")
     try:
-        if colon:
+        if module:
             importlib.import_module(module)
-        gym.spec(env_id)
+        gym.spec(name)
     except (gym.error.Error, ImportError) as error:
         raise SettingError(f"environment {env_id!r}: {error}") from None
+    return name
 
 
 def build_model(spec: RunSpec, venv: VecEnv, **options: Any) -> BaseAlgorithm:

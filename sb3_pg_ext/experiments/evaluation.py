@@ -22,14 +22,13 @@ from sb3_pg_ext.experiments.building import evaluation_env
 from sb3_pg_ext.experiments.results import Evaluation
 from sb3_pg_ext.experiments.run_spec import Environment
 
-MAX_LANES = 25
-
 
 class Evaluator:
     """Runs ``n_episodes`` episodes from start states that depend on ``seed`` alone.
 
-    Up to :data:`MAX_LANES` environments are stepped together, whatever the machine, since batches of other sizes round
-    differently. Each begins from a seed of its own; with more episodes than environments, the later ones follow on.
+    Up to :data:`~sb3_pg_ext.experiments.lanes.MAX_LANES` environments are stepped together, whatever the machine, since
+    batches of other sizes round differently. Each begins from a seed of its own; with more episodes than environments,
+    the later ones follow on.
 
     :param environment: what to evaluate in; always fresh copies
     :param n_episodes: number of episodes
@@ -49,7 +48,7 @@ class Evaluator:
         if n_episodes < 1:
             raise ValueError(f"n_episodes={n_episodes}: at least 1 is needed")
         self.n_episodes, self.seed, self.deterministic = n_episodes, seed, deterministic
-        self.venv = evaluation_env(environment, min(n_episodes, MAX_LANES), statistics)
+        self.venv = evaluation_env(environment, n_episodes, statistics)
 
     def __call__(self, model: BaseAlgorithm, step: int = 0) -> Evaluation:
         """Evaluate ``model``; its random numbers, and anyone else's, go on afterwards as if nothing had happened.
@@ -113,7 +112,7 @@ class EvaluationCallback(BaseCallback):
     :param every: environment steps between evaluations
     :param total_steps: environment steps of this call of ``learn``
     :param on_evaluation: told of each :class:`Evaluation`
-    :param on_progress: told of the number of steps so far, after every step
+    :param on_progress: told of the number of steps so far and the seconds of training, after every step
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class EvaluationCallback(BaseCallback):
         every: int,
         total_steps: int,
         on_evaluation: Callable[[Evaluation], Any],
-        on_progress: Callable[[int], Any] = lambda step: None,
+        on_progress: Callable[[int, float], Any] = lambda step, seconds: None,
     ):
         super().__init__()
         self.evaluator, self.every, self.total_steps = evaluator, every, total_steps
@@ -131,13 +130,13 @@ class EvaluationCallback(BaseCallback):
         self._last_step = -1
 
     def _on_training_start(self) -> None:
-        self._start = self.num_timesteps
+        self._start, self._began = self.num_timesteps, time.perf_counter()
         self._due = self.every
         self._evaluate()
 
     def _on_step(self) -> bool:
         steps = self.num_timesteps - self._start
-        self.on_progress(self.num_timesteps)
+        self.on_progress(self.num_timesteps, time.perf_counter() - self._began - self.seconds)
         if steps >= min(self._due, self.total_steps) > self._last_step - self._start:
             self._evaluate()
             self._due = (steps // self.every + 1) * self.every

@@ -90,7 +90,6 @@ class LiveProgress:
         )
         self._whole = self._total.add_task("", total=1.0, detail="starting …")
         self._tasks: dict[str, TaskID] = {}
-        self._seen: dict[str, tuple[float, int]] = {}
         self._live = Live(Group(self._runs, self._total), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveProgress:
@@ -101,27 +100,24 @@ class LiveProgress:
         self._live.__exit__(*exception)
 
     def look(self, rows: Mapping[str, Any]) -> None:
-        self._announcer.tell(rows)
         for key, row in rows.items():
             self._show(self._announcer.runs[key], row)
+        self._announcer.tell(rows)
         self._total.update(self._whole, completed=self._announcer.share(rows), detail=self._announcer.summary(rows))
 
     def _show(self, run: RunSpec, row: Any) -> None:
         running = row["status"] == "running"
         if not running and run.key in self._tasks:
             self._runs.remove_task(self._tasks.pop(run.key))
-            self._seen.pop(run.key)
         if running and run.key not in self._tasks:
             self._tasks[run.key] = self._runs.add_task(run.name, total=run.total_steps, detail="")
-            self._seen[run.key] = time.monotonic(), row["step"]
         if running:
             self._runs.update(self._tasks[run.key], completed=row["step"], detail=self._detail(run, row))
 
     def _detail(self, run: RunSpec, row: Any) -> str:
-        began, first_step = self._seen[run.key]
-        rate = (row["step"] - first_step) / max(time.monotonic() - began, 1e-9)
         latest = "" if row["latest"] is None else f"return {row['latest']:9.2f}"
-        return f"{row['step']:>9,} / {run.total_steps:,}  {latest:16}  {rate:7,.0f} steps/s"
+        speed = f"{row['step'] / row['seconds']:7,.0f} steps/s" if row["seconds"] > 0 else ""
+        return f"{row['step']:>9,} / {run.total_steps:,}  {latest:16}  {speed}"
 
 
 class PlainProgress:

@@ -21,8 +21,8 @@ from sb3_pg_ext.experiments.run_spec import RunSpec
 class Recorder(Protocol):
     """Where the results of a run go while it is under way."""
 
-    def progress(self, step: int) -> None:
-        """The run has come to ``step``."""
+    def progress(self, step: int, train_seconds: float) -> None:
+        """The run has come to ``step``, after so much time of training."""
 
     def evaluation(self, kind: Kind, evaluation: Evaluation) -> None:
         """The run has been evaluated, during training or after it."""

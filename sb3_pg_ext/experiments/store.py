@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS runs (
     owner       TEXT,
     heartbeat   REAL,              -- Unix time of the last sign of life
     step        INTEGER NOT NULL DEFAULT 0,
+    seconds     REAL NOT NULL DEFAULT 0,     -- of training so far
     deaths      INTEGER NOT NULL DEFAULT 0,
     created     REAL NOT NULL,
     started     REAL,
@@ -162,7 +163,7 @@ class Store:
         """Key -> row with ``status``, ``step``, ``owner``, ``heartbeat``, ``error``, and ``latest``, a mean return."""
         latest = "(SELECT mean_return FROM evaluations WHERE run = key ORDER BY kind, step DESC LIMIT 1) AS latest"
         rows = self._database.execute(
-            f"SELECT key, status, step, owner, heartbeat, deaths, error, outcome, {latest} FROM runs"
+            f"SELECT key, status, step, seconds, owner, heartbeat, deaths, error, outcome, {latest} FROM runs"
         )
         wanted = set(keys)
         return {row["key"]: row for row in rows if row["key"] in wanted}
@@ -206,7 +207,7 @@ class Store:
 
     def _reopen(self, key: str, status: Status, deaths: str) -> bool:
         changed = self._database.execute(
-            "UPDATE runs SET status = 'pending', owner = NULL, heartbeat = NULL, step = 0, error = NULL,"
+            "UPDATE runs SET status = 'pending', owner = NULL, heartbeat = NULL, step = 0, seconds = 0, error = NULL,"
             f" started = NULL, ended = NULL, deaths = {deaths} WHERE key = ? AND status = ?",
             (key, status),
         )
@@ -227,12 +228,12 @@ class Store:
             ).fetchone()
         return None if taken is None else RunSpec.from_json(taken["spec"])
 
-    def beat(self, key: str, owner: str, step: int) -> None:
+    def beat(self, key: str, owner: str, step: int, train_seconds: float) -> None:
         """A sign of life, and how far the run is.
 
         :raises LostRunError: it is no longer the worker's
         """
-        self._update(key, owner, "step = ?, heartbeat = ?", (step, time.time()))
+        self._update(key, owner, "step = ?, seconds = ?, heartbeat = ?", (step, train_seconds, time.time()))
 
     def add_evaluation(self, key: str, owner: str, kind: Kind, evaluation: Evaluation) -> None:
         """Keep an evaluation.

@@ -105,7 +105,7 @@ def check_all(runs: Iterable[RunSpec]) -> None:
     """
     from sb3_pg_ext.experiments.building import check
 
-    for spec in {run.settings_key: run for run in reversed(list(runs))}.values():
+    for spec in {run.settings_key: run for run in runs}.values():
         check(spec)
 
 

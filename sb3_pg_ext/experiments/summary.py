@@ -14,10 +14,8 @@ from sb3_pg_ext.experiments.statistics import Estimate, area_under_curve, strati
 
 HEADER = (
     "algorithm",
-    "final return",
-    "95 % interval",
-    "area under curve",
-    "95 % interval",
+    "final return [95 %]",
+    "area under curve [95 %]",
     "worst seed",
     "steps/s",
     "wall time",
@@ -60,8 +58,8 @@ class Summary:
         wall = duration(float(np.median([o.wall_seconds for o in outcomes]))) if outcomes else "–"
         return (
             self.label,
-            *_estimate_text(self.final),
-            *_estimate_text(self.area),
+            _estimate_text(self.final),
+            _estimate_text(self.area),
             number(min(record.final_return for record in self.finished)) if self.finished else "–",
             speed,
             wall,
@@ -102,12 +100,12 @@ def best_first(summaries: Iterable[Summary]) -> list[Summary]:
     return sorted(summaries, key=lambda s: -math.inf if s.final is None else s.final.point, reverse=True)
 
 
-def _estimate_text(estimate: Estimate | None) -> tuple[str, str]:
+def _estimate_text(estimate: Estimate | None) -> str:
     if estimate is None:
-        return "–", "–"
+        return "–"
     if math.isnan(estimate.low):
-        return number(estimate.point), "one run"
-    return number(estimate.point), f"{number(estimate.low)} … {number(estimate.high)}"
+        return f"{number(estimate.point)} [one run]"
+    return f"{number(estimate.point)} [{number(estimate.low)}, {number(estimate.high)}]"
 
 
 def number(value: float) -> str:

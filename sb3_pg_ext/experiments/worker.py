@@ -90,9 +90,9 @@ class _StoreRecorder:
         self.store, self.key, self.owner = store, key, owner
         self._next_beat = 0.0
 
-    def progress(self, step: int) -> None:
+    def progress(self, step: int, train_seconds: float) -> None:
         if time.monotonic() >= self._next_beat:
-            self.store.beat(self.key, self.owner, step)
+            self.store.beat(self.key, self.owner, step, train_seconds)
             self._next_beat = time.monotonic() + _SECONDS_BETWEEN_BEATS
 
     def evaluation(self, kind: Kind, evaluation: Evaluation) -> None:

@@ -27,17 +27,21 @@ def score_function_loss(log_prob: Tensor, psi: Tensor, n_episodes: int) -> Tenso
     return -(psi * log_prob).sum() / n_episodes
 
 
-def squared_score_norms(log_density: nn.Module, inputs: tuple[Any, ...], *, chunk_size: int = 512) -> Tensor:
-    """|grad_theta log pi(a_b|s_b)|^2 for every step b, without a loop over steps.
+#: Numbers that the generic path holds at once: few enough for a processor's cache, where it is several times faster.
+_CHUNK_NUMBERS = 2**22
 
-    Where all parameters sit in linear layers (a plain MLP policy), the gradient of one sample in a layer y = W x + c is the
-    outer product of the layer's input x and the output gradient d, so its squared norm is |d|^2 (|x|^2 + 1): two small
-    products a layer after one backward pass (Goodfellow 2015, arXiv:1510.01799). A free vector such as the Gaussian's
-    log-std is given one row a sample. Any other module takes ``torch.func``: vmap of grad, in chunks.
+
+def squared_score_norms(log_density: nn.Module, inputs: tuple[Any, ...], *, chunk_size: int | None = None) -> Tensor:
+    """|grad_theta log pi(a_b|s_b)|^2 for every step b, without a loop over steps; theta is what requires gradients.
+
+    Where all parameters sit in linear layers (a plain MLP policy), the gradient of one sample in a layer y = W x + c
+    is the outer product of the layer's input x and the output gradient d, so its squared norm is |d|^2 (|x|^2 + 1): two
+    small products a layer after one backward pass (Goodfellow 2015, arXiv:1510.01799). A free vector such as the
+    Gaussian's log-std is given one row a sample. Any other module takes ``torch.func``: vmap of grad, in chunks.
 
     :param log_density: module whose ``forward(*inputs)`` is log pi(a|s), (B,)
     :param inputs: tensors (or dicts of tensors) with leading dimension B
-    :param chunk_size: samples a chunk of the generic path, which holds chunk_size * P numbers at once
+    :param chunk_size: samples a chunk of the generic path, which holds chunk_size * P numbers at once; None chooses
     :return: (B,), without gradient
     """
     norms = _norms_from_layers(log_density, inputs) if _only_linear_layers(log_density) else None
@@ -56,35 +60,44 @@ def _free_vectors(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _only_linear_layers(module: nn.Module) -> bool:
-    tied = len(list(module.parameters())) != len(list(module.named_parameters(remove_duplicate=False)))
+    places = _places_of_parameters(module)
+    tied_or_frozen = len(set(places.values())) < len(places) or not all(p.requires_grad for p in module.parameters())
     leaves_are_plain = all(
         type(m) is nn.Linear
         or not list(m.parameters(recurse=False))
         or set(dict(m.named_parameters(recurse=False))) == {"log_std"}
         for m in module.modules()
     )
-    return leaves_are_plain and not tied and all(p.ndim == 1 for p in _free_vectors(module).values())
+    return leaves_are_plain and not tied_or_frozen and all(p.ndim == 1 for p in _free_vectors(module).values())
 
 
 def _norms_from_layers(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor | None:
-    rows = {
-        name: p.detach().expand(_batch_size(inputs), -1).clone().requires_grad_()
-        for name, p in _free_vectors(module).items()
-    }
+    n = _batch_size(inputs)
+    rows = {name: p.detach().expand(n, -1).clone().requires_grad_() for name, p in _free_vectors(module).items()}
     with th.enable_grad(), _recorded_layers(module) as layers:
-        total = functional_call(module, rows, inputs).sum()
-    if len({id(layer) for layer, _, _ in layers}) < len(layers):
-        return None  # a layer that runs twice: the norm of a sum is not the sum of norms
-    outputs = [y for _, _, y in layers]
-    output_grads = th.autograd.grad(total, [*outputs, *rows.values()], allow_unused=True)
-    norms = th.zeros(_batch_size(inputs), dtype=total.dtype, device=total.device)
-    for (layer, x, _), d in zip(layers, output_grads, strict=False):
+        total = functional_call(module, rows, inputs, tie_weights=False).sum()
+    if len({layer for layer, _, _ in layers}) < len(layers) or any(y.shape[:-1] != (n,) for _, _, y in layers):
+        return None  # a layer that runs twice, or on other than one row a sample: the norm of a sum is no sum of norms
+    elsewhere = _parameters_of_idle_layers(module, [layer for layer, _, _ in layers])
+    gradients = th.autograd.grad(total, [*(y for _, _, y in layers), *rows.values(), *elsewhere], allow_unused=True)
+    used = len(layers) + len(rows)
+    if any(g is not None for g in gradients[used:]):
+        return None  # a layer's weight that is used without calling the layer
+    norms = th.zeros(n, dtype=total.dtype, device=total.device)
+    for i, d in enumerate(gradients[:used]):
         if d is not None:
-            norms += (d * d).sum(1) * ((x * x).sum(1) + (layer.bias is not None))  # |d x^T|^2 = |d|^2 |x|^2
-    for d in output_grads[len(layers) :]:
-        if d is not None:
-            norms += (d * d).sum(1)
+            norms += (d * d).sum(1) * (_squared_input_norms(*layers[i][:2]) if i < len(layers) else 1)
     return norms
+
+
+def _squared_input_norms(layer: nn.Linear, x: Tensor) -> Tensor:
+    """|x|^2 of the inputs (B, in), and 1 more where there is a bias: |d x^T|^2 = |d|^2 |x|^2."""
+    return (x * x).sum(1) + (layer.bias is not None)
+
+
+def _parameters_of_idle_layers(module: nn.Module, ran: list[nn.Linear]) -> list[nn.Parameter]:
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return [p for m in layers if not any(m is r for r in ran) for p in m.parameters()]
 
 
 @contextmanager
@@ -103,14 +116,33 @@ def _recorded_layers(module: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor
             hook.remove()
 
 
-def _norms_from_vmap(module: nn.Module, inputs: tuple[Any, ...], chunk_size: int) -> Tensor:
-    parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+def _norms_from_vmap(module: nn.Module, inputs: tuple[Any, ...], chunk_size: int | None) -> Tensor:
+    places = _places_of_parameters(module)
+    parameters = {id(p): p.detach() for p in places.values()}
+    if chunk_size is None:
+        chunk_size = max(1, _CHUNK_NUMBERS // max(1, sum(p.numel() for p in parameters.values())))
 
-    def log_density(theta: dict[str, Tensor], *sample: Any) -> Tensor:
+    def log_density(theta: dict[int, Tensor], *sample: Any) -> Tensor:
         one_row = th.utils._pytree.tree_map(lambda x: x.unsqueeze(0), sample)
-        return functional_call(module, theta, one_row).squeeze(0)
+        placed = {name: theta[id(p)] for name, p in places.items()}
+        return functional_call(module, placed, one_row, tie_weights=False).squeeze(0)
 
     def norm(*sample: Any) -> Tensor:
         return th.stack([(g * g).sum() for g in grad(log_density)(parameters, *sample).values()]).sum()
 
     return vmap(norm, chunk_size=chunk_size)(*inputs).detach()
+
+
+def _places_of_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of every place that holds one which requires gradients, each place under one name only.
+
+    A submodule may be known by several names, as the shared features extractor of a Stable-Baselines3 policy is.
+    ``functional_call`` must not be given more than one of them: it would put back what it had put there itself, and the
+    module would lose its parameters.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: p
+        for prefix, submodule in module.named_modules()  # every submodule once
+        for name, p in submodule.named_parameters(recurse=False, remove_duplicate=False)
+        if p.requires_grad
+    }

@@ -115,11 +115,17 @@ def successor_values(values: Tensor, continues: Tensor, cut_values: Tensor) -> T
     return inside * following + (1 - inside) * cut_values
 
 
-def episode_time(continues: Tensor) -> Tensor:
-    """Number of steps since the start of the episode, (T, N) int64; the first row starts an episode."""
+def episode_time(continues: Tensor, elapsed: Tensor | None = None) -> Tensor:
+    """Number of steps since the start of the episode, (T, N) int64.
+
+    :param elapsed: steps that the episodes of the first row had taken before it, (N,); None: it starts them
+    """
     steps = th.arange(len(continues), device=continues.device).unsqueeze(1).expand(continues.shape)
     starts = th.cat([th.ones_like(continues[:1], dtype=th.bool), continues[:-1] == 0])
-    return steps - th.where(starts, steps, 0).cummax(0).values
+    first = th.where(starts, steps, 0)
+    if elapsed is not None:
+        first[0] = -elapsed
+    return steps - first.cummax(0).values
 
 
 def leave_one_out_mean(psi: Tensor, live: Tensor) -> Tensor:

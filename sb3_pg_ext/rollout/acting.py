@@ -1,8 +1,8 @@
 """The acting path: observations in, sampled actions out, and nothing else.
 
 A plain MLP policy on the CPU acts through numpy views of the same memory as its torch parameters, with preallocated
-outputs: one batched action costs a few microseconds instead of a few hundred. Any other policy takes the torch path under
-``inference_mode``. Values and log-probabilities are computed for the whole rollout afterwards.
+outputs: one batched action costs a few microseconds instead of a few hundred. Any other policy takes the torch path
+under ``inference_mode``. Values and log-probabilities are computed for the whole rollout afterwards.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
+from sb3_pg_ext.rollout.guards import NonFiniteError, all_finite
+
 #: Steps for which the exploration noise is drawn at once.
 NOISE_BLOCK = 128
 
@@ -34,17 +36,23 @@ class Actor(Protocol):
     """Samples one action for every env slot."""
 
     def __call__(self, obs: Any) -> Array:
-        """:param obs: (N, ...) or a dict of such; :return: actions as the policy samples them (unclipped), (N, ...)"""
+        """Actions as the policy samples them (unclipped), (N, ...).
+
+        :param obs: (N, ...) or a dict of such
+        :raises NonFiniteError: the policy gives NaN or infinity for these observations
+        """
 
 
 def make_actor(policy: Any, n_envs: int, rng: np.random.Generator) -> Actor:
     """The fastest actor that samples from exactly this policy's distribution.
 
     Cheap enough to be called at every rollout, so that it always sees the current parameters, wherever they live.
+    During a rollout it follows in-place changes of the weights, but not of ``log_std``.
 
     :param policy: an SB3 actor-critic policy
     :param n_envs: N
     :param rng: source of the exploration noise of the numpy path; the torch path uses torch's generator, as SB3 does
+    :raises NonFiniteError: the policy's standard deviation is no positive number
     """
     policy = getattr(policy, "_orig_mod", policy)
     return NumpyActor(policy, n_envs, rng) if is_plain_mlp(policy) else TorchActor(policy)
@@ -55,45 +63,83 @@ def clip_to_space(policy: Any, action_space: spaces.Space) -> Callable[[Array], 
     if not isinstance(action_space, spaces.Box):
         return lambda actions: actions
     if policy.squash_output:
-        return policy.unscale_action  # type: ignore[no-any-return]
+        return policy.unscale_action
     low, high = action_space.low, action_space.high
     return lambda actions: np.minimum(np.maximum(actions, low), high)
 
 
 class TorchActor:
-    """Samples through the policy's own distribution."""
+    """Samples as the policy itself does: through a ``forward`` of its own, or else from its distribution."""
 
     def __init__(self, policy: Any):
         self.policy = policy
+        if isinstance(getattr(policy, "action_dist", None), DiagGaussianDistribution):
+            _standard_deviation(policy)
+        self.sample = self._forward if _replaces(policy, "forward") else self._from_distribution
+
+    def _forward(self, tensors: Any) -> th.Tensor:
+        return self.policy(tensors)[0]
+
+    def _from_distribution(self, tensors: Any) -> th.Tensor:
+        return self.policy.get_distribution(tensors).get_actions()
 
     def __call__(self, obs: Any) -> Array:
         with th.inference_mode():
             tensors, _ = self.policy.obs_to_tensor(obs)
-            actions = self.policy.get_distribution(tensors).get_actions()
-        return actions.cpu().numpy().reshape(-1, *self.policy.action_space.shape)
+            try:
+                actions = self.sample(tensors)
+            except (ValueError, RuntimeError) as error:
+                if any(words in str(error) for words in _REFUSALS_OF_TORCH):
+                    raise NonFiniteError(_BROKEN_POLICY) from error
+                raise
+        array: Array = actions.cpu().numpy().reshape(-1, *self.policy.action_space.shape)
+        if not all_finite(array):
+            raise NonFiniteError(_BROKEN_POLICY)
+        return array
 
 
+_BROKEN_POLICY = (
+    "The policy gives NaN or infinity for finite observations, or a standard deviation that is no positive number: its "
+    "parameters have run away. Usual causes: learning_rate too large, or observations or rewards of a large scale "
+    "(VecNormalize evens them out)."
+)
+# What torch says when it is asked for a distribution with such parameters, or, unvalidated, for a sample of one.
+_REFUSALS_OF_TORCH = ("Expected parameter", "Expected p_in", "probability tensor contains", "normal expects all")
 _OVERRIDABLE = ("forward", "get_distribution", "_get_action_dist_from_latent", "extract_features", "obs_to_tensor")
 
 
+def _replaces(policy: Any, name: str) -> bool:
+    """Whether the class of ``policy``, or the instance, has a ``name`` other than stock ActorCriticPolicy's."""
+    return name in vars(policy) or getattr(type(policy), name, None) is not getattr(ActorCriticPolicy, name)
+
+
 def is_plain_mlp(policy: Any) -> bool:
-    """Whether :class:`NumpyActor` reproduces ``policy``: stock MlpPolicy on the CPU, flat observations, no gSDE, no hooks."""
+    """Whether :class:`NumpyActor` samples as ``policy`` does: stock MLP on the CPU, flat inputs, no gSDE, no hooks."""
     return (
         isinstance(policy, ActorCriticPolicy)
-        and all(getattr(type(policy), name) is getattr(ActorCriticPolicy, name) for name in _OVERRIDABLE)
+        and not any(_replaces(policy, name) for name in (*_OVERRIDABLE, "__call__"))
         and isinstance(policy.observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary))
         and not (policy.normalize_images and is_image_space(policy.observation_space))
         and type(policy.pi_features_extractor) is FlattenExtractor
         and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_dist) in _HEADS
         and policy.device.type == "cpu"
-        and all(type(m) is nn.Linear or type(m) in _ACTIVATIONS for m in _actor_layers(policy))
+        and _are_compilable(_actor_layers(policy))
         and not any(m._forward_hooks or m._forward_pre_hooks for m in policy.modules())
     )
 
 
 def _actor_layers(policy: ActorCriticPolicy) -> list[nn.Module]:
     return [*policy.mlp_extractor.policy_net, policy.action_net]
+
+
+def _are_compilable(layers: list[nn.Module]) -> bool:
+    """Linear layers with a bias, each followed by at most one known activation."""
+    after_linear = [False, *(type(layer) is nn.Linear for layer in layers)]
+    return all(
+        (type(layer) is nn.Linear and layer.bias is not None) or (type(layer) in _ACTIVATIONS and follows)
+        for layer, follows in zip(layers, after_linear, strict=False)
+    )
 
 
 def _relu(x: Array) -> None:
@@ -115,10 +161,12 @@ class NumpyActor:
     """Acts through numpy views of the policy's parameters (``tensor.detach().numpy()`` shares the memory)."""
 
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, rng: np.random.Generator):
-        self.dtype = policy.action_net.weight.detach().numpy().dtype
-        self.forward = self._compile(_actor_layers(policy), n_envs)
+        layers = _actor_layers(policy)
+        self.dtype = layers[-1].weight.detach().numpy().dtype  # type: ignore[operator]
+        self.forward = self._compile(layers, n_envs)
         self.head = _HEADS[type(policy.action_dist)](policy, n_envs, rng)
-        self.inputs = _one_hot(policy.observation_space.n, self.dtype) if _is_discrete(policy) else self._flat
+        space = policy.observation_space
+        self.inputs = _one_hot(space.n, self.dtype) if isinstance(space, spaces.Discrete) else self._flat
         self.action_shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
 
     def _compile(self, layers: list[nn.Module], n_envs: int) -> Callable[[Array], Array]:
@@ -149,14 +197,13 @@ class NumpyActor:
 
     def parameters(self, obs: Array) -> Array:
         """Distribution parameters (mean or logits), (N, A); the array is overwritten by the next call."""
-        return self.forward(self.inputs(obs))
+        parameters = self.forward(self.inputs(obs))
+        if not all_finite(parameters):
+            raise NonFiniteError(_BROKEN_POLICY)
+        return parameters
 
     def __call__(self, obs: Array) -> Array:
-        return self.head(self.forward(self.inputs(obs))).reshape(self.action_shape)
-
-
-def _is_discrete(policy: ActorCriticPolicy) -> bool:
-    return isinstance(policy.observation_space, spaces.Discrete)
+        return self.head(self.parameters(obs)).reshape(self.action_shape)
 
 
 def _one_hot(n: int, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
@@ -180,21 +227,37 @@ class _Noise:
 Head = Callable[[Array], Array]
 
 
+def _width(policy: ActorCriticPolicy) -> int:
+    """A: number of distribution parameters."""
+    return int(policy.action_net.out_features)  # type: ignore[arg-type]
+
+
+def _standard_deviation(policy: ActorCriticPolicy) -> Array:
+    """sigma, (A,).
+
+    :raises NonFiniteError: an entry is no positive number
+    """
+    std: Array = policy.log_std.detach().exp().cpu().numpy()
+    if not (all_finite(std) and (std > 0).all()):
+        raise NonFiniteError(_BROKEN_POLICY)
+    return std
+
+
 def _gaussian(policy: ActorCriticPolicy, n_envs: int, rng: np.random.Generator) -> Head:
     """a = mu + sigma z, z ~ N(0, 1)."""
-    std = policy.log_std.detach().exp().numpy()
+    std = _standard_deviation(policy)
     noise = _Noise(lambda shape: rng.standard_normal(shape, std.dtype) * std, (n_envs, len(std)))
     return lambda mean: mean + noise()
 
 
 def _categorical(policy: ActorCriticPolicy, n_envs: int, rng: np.random.Generator) -> Head:
     """argmax of logits + Gumbel noise is a sample of softmax(logits)   (Gumbel 1954)."""
-    noise = _Noise(lambda shape: _gumbel(rng, shape), (n_envs, policy.action_net.out_features))
+    noise = _Noise(lambda shape: _gumbel(rng, shape), (n_envs, _width(policy)))
     return lambda logits: (logits + noise()).argmax(1)
 
 
 def _multi_categorical(policy: ActorCriticPolicy, n_envs: int, rng: np.random.Generator) -> Head:
-    sizes = policy.action_dist.action_dims  # type: ignore[attr-defined]
+    sizes: Any = policy.action_dist.action_dims  # type: ignore[attr-defined]
     stops = np.cumsum(sizes)
     parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
     noise = _Noise(lambda shape: _gumbel(rng, shape), (n_envs, int(stops[-1])))
@@ -208,13 +271,13 @@ def _multi_categorical(policy: ActorCriticPolicy, n_envs: int, rng: np.random.Ge
 
 def _bernoulli(policy: ActorCriticPolicy, n_envs: int, rng: np.random.Generator) -> Head:
     """logit + logistic noise > 0 has probability sigmoid(logit)."""
-    noise = _Noise(lambda shape: rng.logistic(size=shape), (n_envs, policy.action_net.out_features))
+    noise = _Noise(lambda shape: rng.logistic(size=shape).astype(np.float32), (n_envs, _width(policy)))
     return lambda logits: (logits + noise() > 0).astype(np.int8)
 
 
 def _gumbel(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    # A zero draw of the exponential would be +inf noise, which two actions could share.
-    return -np.log(np.maximum(rng.standard_exponential(shape, np.float32), np.finfo(np.float32).tiny))
+    # In float64, since one float32 exponential in 8 million is exactly 0: infinite noise, whatever the logits are.
+    return -np.log(np.maximum(rng.standard_exponential(shape), np.finfo(np.float64).tiny)).astype(np.float32)
 
 
 _HEADS: dict[type, Callable[[ActorCriticPolicy, int, np.random.Generator], Head]] = {

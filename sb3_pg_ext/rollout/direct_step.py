@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_pg_ext.rollout.guards import check_flags, check_reward, check_shapes
 
 Array = np.ndarray[Any, Any]
 StepReturn = tuple[Any, Array, Array, list[dict[str, Any]]]
@@ -16,24 +19,33 @@ StepReturn = tuple[Any, Array, Array, list[dict[str, Any]]]
 def stepper(env: VecEnv) -> Callable[[Array], StepReturn]:
     """``env.step``, or for a bare ``DummyVecEnv`` an equal that is faster.
 
-    The results are those of ``DummyVecEnv.step`` in fresh arrays and fresh info dicts; only what lies *inside* an info dict
-    is the environment's own object instead of a deep copy. Wrappers and subclasses keep their own ``step``.
+    The results are those of ``DummyVecEnv.step`` in fresh arrays and fresh info dicts; only what lies *inside* an info
+    dict is the environment's own object instead of a deep copy. What ``DummyVecEnv`` would broadcast or convert without
+    a word is refused: observations of another shape than the space's, rewards that are no single number, flags that are
+    neither true nor false. Wrappers and subclasses keep their own ``step``.
     """
     if type(env) is not DummyVecEnv or isinstance(env.observation_space, spaces.Tuple):
-        return env.step  # type: ignore[return-value]
+        return env.step
     envs, buffers, is_dict = env.envs, env.buf_obs, isinstance(env.observation_space, spaces.Dict)
+    shapes = {key: buffer.shape[1:] for key, buffer in buffers.items()}
 
     def step(actions: Array) -> StepReturn:
         observations: dict[Any, Array] = {key: np.empty_like(buffer) for key, buffer in buffers.items()}
         rewards, dones = np.empty(len(envs), np.float32), np.zeros(len(envs), np.bool_)
         infos: list[dict[str, Any]] = []
         for i, one in enumerate(envs):
-            obs, rewards[i], terminated, truncated, info = one.step(actions[i])
+            obs, reward, terminated, truncated, info = one.step(actions[i])
+            check_shapes(obs, shapes)
+            check_reward(reward)
+            rewards[i] = reward
             info = {**info, "TimeLimit.truncated": truncated and not terminated}
             if terminated or truncated:
+                check_flags(terminated, truncated)
                 dones[i] = True
-                info["terminal_observation"] = obs
+                # A copy, since an env may write its next first observation into the same array.
+                info["terminal_observation"] = deepcopy(obs)
                 obs, env.reset_infos[i] = one.reset()
+                check_shapes(obs, shapes)
             infos.append(info)
             for key, array in observations.items():
                 array[i] = obs if key is None else obs[key]

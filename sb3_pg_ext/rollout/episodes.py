@@ -41,7 +41,8 @@ class Steps:
             key: self._empty(capacity, space.shape, dtype if np.dtype(space.dtype).kind == "f" else space.dtype)
             for key, space in observed.items()
         }
-        floating = np.dtype(action_space.dtype).kind == "f"
+        # torch's Bernoulli has no log-probability for whole numbers.
+        floating = np.dtype(action_space.dtype).kind == "f" or isinstance(action_space, spaces.MultiBinary)
         self.actions = self._empty(capacity, action_space.shape, dtype if floating else np.int64)
         self.rewards = self._empty(capacity, (), dtype)
         self.dones = self._empty(capacity, (), np.bool_)
@@ -83,10 +84,10 @@ class Steps:
 
 @dataclass
 class Rollout:
-    """What was collected, as one flat batch of B steps and as padded columns (T, M); the two convert by pad and flatten.
+    """What was collected, as one flat batch of B steps and as padded columns (T, M), which pad and flatten convert.
 
-    A column is one whole episode (:func:`whole_episodes`, M episodes) or one env slot (:func:`window`, M = N slots). The
-    flat batch holds the live steps column by column.
+    A column is one whole episode (:func:`whole_episodes`, M episodes) or one env slot (:func:`window`, M = N slots).
+    The flat batch holds the live steps column by column.
 
     :param observations: (B, ...) tensor, or a dict of such
     :param actions: (B, ...) as the policy sampled them
@@ -130,7 +131,7 @@ class Rollout:
         return self.observations[index]
 
     def minibatches(self, batch_size: int | None, generator: np.random.Generator) -> Iterator[Tensor]:
-        """Indices (b,) into the flat batch that together visit every step once, in random order; None is one whole batch."""
+        """Indices (b,) into the flat batch, in random order, that together visit every step once; None is one batch."""
         order = th.from_numpy(generator.permutation(len(self))).to(self.actions.device)
         yield from order.split(batch_size or len(self))
 

@@ -20,6 +20,6 @@ def count(text: str) -> int:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (value >= 0 and value == math.floor(value) and math.isfinite(value)):
+    if not (math.isfinite(value) and value >= 0 and value == math.floor(value)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(value)

@@ -41,7 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("-n", "--n-timesteps", type=whole, required=True, metavar="STEPS", help="environment steps of each run")
     add("--seeds", type=whole, default=5, metavar="K", help="runs of each algorithm in each environment (5)")
-    add("-f", "--folder", "--log-folder", type=Path, metavar="DIR", help="where the results are kept (results/<algorithms>_<envs>)")
+    add(
+        "-f",
+        "--folder",
+        "--log-folder",
+        type=Path,
+        metavar="DIR",
+        help="where the results are kept (results/<algorithms>_<envs>)",
+    )
     add(
         "-P",
         "-j",

@@ -1,0 +1,1 @@
+"""Throughput against peers: one process, interleaved rounds, CPU time, ratios of medians."""
