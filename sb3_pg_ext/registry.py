@@ -273,5 +273,5 @@ def load(path: Any, env: Any = None, *, trusted: bool = False, **kwargs: Any) ->
     from sb3_pg_ext.bases.model_file import identify, load_model
     from sb3_pg_ext.rollout.vector_env import as_vec_env
 
-    spec = get(identify(path))
+    spec = get(identify(path, keys(), available))
     return load_model(spec.cls, path, env=None if env is None else as_vec_env(env), trusted=trusted, **kwargs)

@@ -73,13 +73,10 @@ def test_the_table_says_what_the_store_holds(half: Path) -> None:
     report = write_report(half)
     rows = {summary.label: summary.row() for summary in report.summaries}
     # good: test returns 110, 120, 160, so IQM (nothing cut of three) 130; areas 0.75 of 10, 20, 60, mean 22.5
-    label, final, interval, area, area_interval, worst, speed, wall, count = rows["good"]
-    assert (label, final, area, worst, speed, wall, count) == ("good", "130.0", "22.50", "110.0", "250", "0:20", "3")
-    assert interval == "110.0 … 160.0"
-    assert area_interval == "7.500 … 45.00" or area_interval == "7.50 … 45.00"
-    assert rows["b|ad"][1:3] == ("108.0", "one run")
+    assert rows["good"] == ("good", "130.0 [110.0, 160.0]", "22.50 [7.50, 45.00]", "110.0", "250", "0:20", "3")
+    assert rows["b|ad"][1] == "108.0 [one run]"
     assert rows["b|ad"][-1] == "1, 1 failed, 1 missing"
-    assert rows["late"][1:] == ("–",) * 7 + ("0, 1 missing",)
+    assert rows["late"][1:] == ("–",) * 5 + ("0, 1 missing",)
 
 
 def test_the_report_shows_failed_and_missing_runs_as_such(half: Path) -> None:

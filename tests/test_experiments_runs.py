@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, unwrap_vec_normalize
 
 from sb3_pg_ext.experiments.building import build_model, evaluation_env, gamma_of, training_env
 from sb3_pg_ext.experiments.cli import COMMANDS, main
 from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator, own_random_state
+from sb3_pg_ext.experiments.lanes import MAX_LANES
 from sb3_pg_ext.experiments.log_folder import LogFolder, find_model, find_statistics
 from sb3_pg_ext.experiments.results import Evaluation
 from sb3_pg_ext.experiments.run_spec import Environment, Protocol, RunSpec
@@ -173,6 +176,22 @@ def test_evaluation_uses_the_statistics_of_training_and_rewards_as_they_are(star
     assert normalize.obs_rms.count == venv.obs_rms.count  # nothing was learnt from the evaluation
     assert np.abs(seen[0]).max() < 5.0  # about standard normal
     assert np.ptp(seen[0]) > 0.1
+
+
+@pytest.mark.parametrize(("text", "n_episodes"), [("a2c", 7), ("a2c:normalize=true,frame_stack=2", 60)])
+def test_resting_lanes_give_the_same_episodes_as_running_on(text: str, n_episodes: int) -> None:
+    spec = spec_of(text)
+    model = build_model(spec, training_env(spec.environment, 0)).learn(500)
+    evaluator = Evaluator(spec.environment, n_episodes, 11)
+    found = evaluator(model)
+    assert len(found.returns) == n_episodes
+    assert len(set(found.lengths)) > 1  # episodes end at different times, so that some lanes rest while others run
+    running_on = make_vec_env("CartPole-v1", min(n_episodes, MAX_LANES), seed=11)
+    if spec.environment.normalize is not None:
+        running_on = VecFrameStack(VecNormalize(running_on, training=False, norm_reward=False), 2)
+        unwrap_vec_normalize(running_on).obs_rms = model.get_vec_normalize_env().obs_rms
+    returns, lengths = evaluate_policy(model, running_on, n_episodes, return_episode_rewards=True)
+    assert (found.returns, found.lengths) == (tuple(returns), tuple(lengths))
 
 
 def test_a_diverged_policy_is_an_error_that_names_the_parameter() -> None:

@@ -112,7 +112,7 @@ def test_it_leaves_models_a_report_and_a_figure(undisturbed: Path, capsys) -> No
     assert main(["report", str(undisturbed)]) == 0
     shown = capsys.readouterr().out
     assert "mine" in shown
-    assert "95 % interval" in shown
+    assert "final return [95 %]" in shown
     assert (undisturbed / "learning_curves.png").stat().st_size > 20_000
     text = (undisturbed / "report.md").read_text()
     assert "| mine |" in text

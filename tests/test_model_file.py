@@ -44,7 +44,6 @@ from sb3_pg_ext.bases.model_file import (
     ModelFileError,
     UnsafeModelError,
     atomic_write,
-    identify,
     load_model,
     load_vec_normalize,
     read_fields,
@@ -116,6 +115,10 @@ def own_schedule(progress: float) -> float:
 
 class OwnPolicy(sb3.ppo.MlpPolicy):
     """An importable policy that the tables do not know."""
+
+
+def identify(path) -> str:
+    return model_file.identify(path, list(STOCK), lambda: {key: registry.get(key) for key in STOCK})
 
 
 @functools.cache
@@ -327,6 +330,16 @@ VALUES = {
 def test_values_of_models_are_read(name, protocol):
     value = VALUES[name]
     assert equal(safely(value, protocol), pickle.loads(cloudpickle.dumps(value, protocol=protocol)))
+
+
+@pytest.mark.parametrize("core", [b"core", b"_core"])
+def test_names_of_numpy_1_are_read(core):
+    dtype = b"cnumpy\ndtype\n(U\x02i4\x89\x88tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    seven = SafeReader().read(
+        b"\x80\x04cnumpy." + core + b".multiarray\nscalar\n" + dtype + b"C\x04\x07\x00\x00\x00\x86R."
+    )
+    assert type(seven) is np.int32
+    assert seven == 7
 
 
 @pytest.mark.parametrize("pair", sorted(safe_names.NAMED | safe_names.MADE), ids=".".join)
@@ -781,11 +794,12 @@ def test_stock_loader_reads_our_file_and_we_say_what_it_is(tmp_path):
     save_model(model, tmp_path / "new" / "model")
     path = tmp_path / "new" / "model.zip"
     assert os.listdir(path.parent) == ["model.zip"]
+    assert identify(path) == "ppo"
     loaded = sb3.PPO.load(path)
     assert all(map(torch.equal, tensors(model).values(), tensors(loaded).values()))
     with zipfile.ZipFile(path) as archive:
         identity = json.loads(archive.read("sb3_pg_ext.json"))
-    assert identity == {"class": "stable_baselines3.ppo.ppo:PPO", "key": "ppo", "sb3_pg_ext": "0.1.0"}
+    assert identity == {"class": "stable_baselines3.ppo.ppo:PPO", "key": None, "sb3_pg_ext": "0.1.0"}
     assert load_model(sb3.PPO, str(path.with_suffix(""))).num_timesteps == 0
 
 
@@ -992,15 +1006,20 @@ class Registered(sb3.PPO):
 
 def test_identity_is_the_key_under_which_the_class_is_registered(tmp_path, monkeypatch):
     model = Registered("MlpPolicy", Toy(ACTION), n_steps=4, batch_size=4)
-    model.save(tmp_path / "unknown")
-    with pytest.raises(ModelFileError, match=r"Registered.*None, which is not registered"):
-        identify(tmp_path / "unknown")
+    model.save(tmp_path / "mine")
+    with pytest.raises(ModelFileError, match=r"Registered', which is not registered"):
+        identify(tmp_path / "mine")
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.setattr(registry, "_specs", {})
     registry.register("mine", AlgorithmSpec(Registered, family="on_policy", paper="none"))
-    model.save(tmp_path / "known")
-    assert identify(tmp_path / "known") == "mine"
-    assert type(registry.load(tmp_path / "known")) is Registered
+    assert type(registry.load(tmp_path / "mine")) is Registered
+
+
+def test_file_of_our_own_algorithm_says_its_key_and_nothing_else_is_loaded(tmp_path):
+    reinforce = registry.get("reinforce").cls
+    reinforce("MlpPolicy", Toy(ACTION)).save(tmp_path / "model")
+    assert model_file.identify(tmp_path / "model", ["reinforce"], lambda: pytest.fail("no need")) == "reinforce"
+    assert type(registry.load(tmp_path / "model")) is reinforce
 
 
 # --- normalisation statistics

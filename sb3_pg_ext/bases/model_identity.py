@@ -4,72 +4,64 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+import sb3_pg_ext
 from sb3_pg_ext.bases.model_archive import ModelFileError, ModelPath, opened, read_documents, source_of
+from sb3_pg_ext.spec import AlgorithmSpec
 
 _NOT_STORED = {"policy", "env", "device", "stats_window_size", "_init_setup_model"}
 
 
 def identity_of(cls: type) -> dict[str, str | None]:
     """What ``sb3_pg_ext.json`` says of a model of class ``cls``."""
-    from sb3_pg_ext import __version__
-
-    return {"class": f"{cls.__module__}:{cls.__qualname__}", "key": _key_of(cls), "sb3_pg_ext": __version__}
-
-
-def _key_of(cls: type) -> str | None:
-    package, _, name = cls.__module__.rpartition(".")
+    package, _, module = cls.__module__.rpartition(".")
     spec = getattr(sys.modules[cls.__module__], "SPEC", None)
-    if package == "sb3_pg_ext.algorithms" and spec is not None and spec.cls is cls:
-        return name
-    from sb3_pg_ext import registry
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of plug-ins that do not load: no concern of who saves a model
-        try:
-            return registry.key_of(cls)
-        except (KeyError, ValueError):
-            return None
+    own = package == "sb3_pg_ext.algorithms" and spec is not None and spec.cls is cls
+    return {"class": _name_of(cls), "key": module if own else None, "sb3_pg_ext": sb3_pg_ext.__version__}
 
 
-def identify(path: ModelPath) -> str:
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def identify(path: ModelPath, keys: Collection[str], specs: Callable[[], Mapping[str, AlgorithmSpec]]) -> str:
     """The registry key of the algorithm that wrote a file, found without unpickling anything.
 
     Our own files say it. Those of Stable-Baselines3 and sb3-contrib do not; there the modules of the policy and of the
     rollout buffer and the names of the fields are compared with every registered class that saves in the stock way.
 
     :param path: name with or without ``.zip``, or a file object, whose position is kept
+    :param keys: those that are registered
+    :param specs: loads all that is registered; called only if the file does not name one of ``keys``
     :raises ModelFileError: no model file, or it is not clear whose
     """
+    source = source_of(path)
     with opened(path) as file:
-        fields, identity = read_documents(file, source_of(path))
-    return _best_match(fields, source_of(path)) if identity is None else _known_key(identity, source_of(path))
+        fields, identity = read_documents(file, source)
+    if identity is None:
+        return _best_match(fields, specs(), source)
+    return identity["key"] if identity.get("key") in keys else _key_of_class(identity, specs(), source)
 
 
-def _known_key(identity: Mapping[str, Any], source: str) -> str:
-    from sb3_pg_ext import registry
-
-    key, known = identity.get("key"), registry.keys()
-    if key not in known:
-        raise ModelFileError(
-            f"{source} was written by {identity.get('class')!r} with the key {key!r}, which is not registered here; "
-            f"registered are {', '.join(known)}. Register it, or use get(key).cls.load(path) with the key that fits."
-        )
-    return str(key)
+def _key_of_class(identity: Mapping[str, Any], specs: Mapping[str, AlgorithmSpec], source: str) -> str:
+    for key, spec in specs.items():
+        if _name_of(spec.cls) == identity.get("class"):
+            return key
+    raise ModelFileError(
+        f"{source} was written by {identity.get('class')!r}, which is not registered here; registered are "
+        f"{', '.join(specs)}. Register it, or use get(key).cls.load(path) with the key that fits."
+    )
 
 
-def _best_match(fields: Mapping[str, Any], source: str) -> str:
-    from sb3_pg_ext import registry
-
+def _best_match(fields: Mapping[str, Any], specs: Mapping[str, AlgorithmSpec], source: str) -> str:
     likeness = {
         key: _likeness(spec.cls, fields)
-        for key, spec in registry.available().items()
+        for key, spec in specs.items()
         if issubclass(spec.cls, BaseAlgorithm) and spec.cls.save is BaseAlgorithm.save
     }
     most = max(likeness.values(), default=None)

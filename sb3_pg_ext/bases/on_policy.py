@@ -272,7 +272,9 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
 
     def record_fit(self, values: Tensor, targets: Tensor) -> None:
         """Log how much of the targets' variance the critic explains."""
-        self.record(explained_variance=explained_variance(values.detach().cpu().numpy(), targets.cpu().numpy()))
+        values, targets = values.detach().double(), targets.double()  # whose squares may be too large for float32
+        with np.errstate(invalid="ignore"):  # infinite targets: descend() says what is wrong
+            self.record(explained_variance=explained_variance(values.cpu().numpy(), targets.cpu().numpy()))
 
     def learn(
         self,

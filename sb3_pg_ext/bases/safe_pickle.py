@@ -80,7 +80,7 @@ class _Machine(pickle._Unpickler):
             raise RefusedError(f"{module}.{name}")
         return found
 
-    def call(self, permitted: bool, target: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, permitted: bool, target: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """``function(...)``, which is ``target`` itself or its ``__new__``."""
         if not permitted:
             raise RefusedError(f"a call of {_label(target)}")

@@ -13,9 +13,9 @@ MAX_LANES = 25
 class EvaluationLanes(DummyVecEnv):
     """A ``DummyVecEnv`` whose environments rest when they are done, and whose infos are not copied.
 
-    ``evaluate_policy`` gives environment i of n its share of ``n_episodes`` beforehand, ``(n_episodes + i) // n``, so that
-    short episodes do not count more often than long ones; what an environment does after its share is thrown away. Here
-    it does nothing. A resting environment repeats its last observation, with reward 0.
+    ``evaluate_policy`` gives environment i of n its share of the episodes beforehand, ``(n_episodes + i) // n``, so
+    that short ones do not count more often than long ones; what an environment does after its share is thrown away.
+    Here it does nothing. A resting environment repeats its last observation, with reward 0.
 
     :param env_fns: n functions that make the environments, each with a ``Monitor``
     :param n_episodes: episodes of an evaluation, which begins with a reset

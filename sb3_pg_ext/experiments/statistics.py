@@ -87,7 +87,6 @@ def curve_band(
     middle = statistic(values, axis=0)
     if n_runs < 2:
         return middle, np.full(n_points, np.nan), np.full(n_points, np.nan)
-    # Whole runs are resampled: (resamples, n) indices pick curves, not single points.
     picks = np.random.default_rng(seed).integers(n_runs, size=(resamples, n_runs))
     resampled = statistic(values[picks], axis=1)
     tail = (1 - level) / 2

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 Array = np.ndarray[Any, Any]
 
@@ -82,6 +83,13 @@ class Steps:
         return picked if self.is_dict else picked[""]
 
 
+class Batch(NamedTuple):
+    """Some steps: observations (b, ...), a tensor or a dict of such, and actions (b, ...) as they were sampled."""
+
+    observations: Any
+    actions: Tensor
+
+
 @dataclass
 class Rollout:
     """What was collected, as one flat batch of B steps and as padded columns (T, M), which pad and flatten convert.
@@ -110,15 +118,15 @@ class Rollout:
 
     def pad(self, flat: Tensor) -> Tensor:
         """(B,) -> (T, M), 0 in the padding."""
-        return _scatter(flat, self.live)
+        return scatter(flat, self.live)
 
     def pad_cut(self, flat: Tensor) -> Tensor:
         """(number cut,) -> (T, M), 0 elsewhere."""
-        return _scatter(flat, self.cut)
+        return scatter(flat, self.cut)
 
     def flatten(self, padded: Tensor) -> Tensor:
         """(T, M) -> (B,)."""
-        return padded.T[self.live.T]
+        return gather(padded, self.live)
 
     def __len__(self) -> int:
         """B, the number of steps."""
@@ -130,16 +138,75 @@ class Rollout:
             return {key: tensor[index] for key, tensor in self.observations.items()}
         return self.observations[index]
 
+    def at(self, index: Tensor) -> Batch:
+        """The steps ``index`` (b,) of the flat batch."""
+        return Batch(self.observations_at(index), self.actions[index])
+
+    def steps_of(self, columns: Tensor) -> Tensor:
+        """Indices (b,) into the flat batch of the live steps of ``columns`` (m,), column by column."""
+        numbers = self.pad(th.arange(len(self), device=self.actions.device))
+        return gather(numbers[:, columns], self.live[:, columns])
+
     def minibatches(self, batch_size: int | None, generator: np.random.Generator) -> Iterator[Tensor]:
         """Indices (b,) into the flat batch, in random order, that together visit every step once; None is one batch."""
         order = th.from_numpy(generator.permutation(len(self))).to(self.actions.device)
         yield from order.split(batch_size or len(self))
 
+    def epoch(self, batch_size: int | None, generator: np.random.Generator) -> Iterator[Tensor]:
+        """Indices (b,) into the flat batch, in random order, that together visit every step once, in equal parts.
 
-def _scatter(flat: Tensor, where: Tensor) -> Tensor:
+        No part is larger than ``batch_size``. If one is enough, or for None, it is the batch as it stands.
+        """
+        yield from _equal_parts(len(self), batch_size, generator, self.actions.device)
+
+    def epoch_of_columns(self, batch_size: int | None, generator: np.random.Generator) -> Iterator[Tensor]:
+        """As :meth:`epoch`, of whole columns: indices (m,) of at most ``batch_size`` columns."""
+        yield from _equal_parts(self.live.shape[1], batch_size, generator, self.actions.device)
+
+
+def _equal_parts(n: int, size: int | None, generator: np.random.Generator, device: th.device) -> Iterator[Tensor]:
+    if size is None or size >= n:
+        yield th.arange(n, device=device)
+    else:  # a small remainder would count more a step, and batch normalisation refuses a batch of one
+        yield from th.from_numpy(generator.permutation(n)).to(device).tensor_split(-(-n // size))
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """The columns of several rollouts side by side, padded to the longest."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    length = max(len(rollout.live) for rollout in rollouts)
+
+    def columns(name: str) -> Tensor:
+        arrays = [getattr(rollout, name) for rollout in rollouts]
+        return th.cat([F.pad(array, (0, 0, 0, length - len(array))) for array in arrays], dim=1)
+
+    cuts = [rollout.cut_observations for rollout in rollouts if rollout.cut_observations is not None]
+    return Rollout(
+        observations=_concatenated([rollout.observations for rollout in rollouts], th.cat),
+        actions=th.cat([rollout.actions for rollout in rollouts]),
+        **{name: columns(name) for name in ("rewards", "live", "continues", "cut")},
+        cut_observations=_concatenated(cuts, np.concatenate) if cuts else None,
+        collected=sum(rollout.collected for rollout in rollouts),
+    )
+
+
+def _concatenated(parts: list[Any], concatenate: Any) -> Any:
+    if isinstance(parts[0], dict):
+        return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
+    return concatenate(parts)
+
+
+def scatter(flat: Tensor, where: Tensor) -> Tensor:
+    """(B,) -> (T, M): column by column to the B places ``where`` (T, M) is True, 0 elsewhere."""
     columns = flat.new_zeros(where.T.shape)
     columns[where.T] = flat
     return columns.T
+
+
+def gather(padded: Tensor, where: Tensor) -> Tensor:
+    """(T, M) -> (B,): the entries at the B places ``where`` (T, M) is True, column by column."""
+    return padded.T[where.T]
 
 
 def whole_episodes(steps: Steps, bounds: list[tuple[int, int, int]], device: th.device) -> Rollout:

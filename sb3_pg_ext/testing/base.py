@@ -35,11 +35,10 @@ class Contract:
     :cvar steps: env steps of one training; at least two updates must fit in
     :cvar logged: keys that must stand in the log
 
-    Its switches turn off what a class does not promise. Stable-Baselines3's own classes need the first three:
+    Its switches turn off what a class does not promise. Stable-Baselines3's own classes need the first two:
 
     :cvar guards: numbers that are not finite, wrong shapes and wrong arguments are errors that name the culprit
     :cvar native: a gymnasium ``VectorEnv`` is accepted as ``env``
-    :cvar keeps_rng: a loaded model goes on with its own noise where the saved one would
     :cvar stops_at_step: callbacks are called after every env step and obeyed at once
     :cvar vectorised: several environments are accepted
     """
@@ -66,7 +65,6 @@ class Contract:
     configs: ClassVar[Path | None] = None
     guards: ClassVar[bool] = True
     native: ClassVar[bool] = True
-    keeps_rng: ClassVar[bool] = True
     stops_at_step: ClassVar[bool] = True
     vectorised: ClassVar[bool] = True
 

@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+_WIDTH_OF_NUMBERS = 100  # columns of the table besides the label
+
 EXAMPLES = """\
 example:
   sb3-pg report results/demo
@@ -26,6 +28,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _broken(label: str, width: int) -> str:
+    """A long label on several lines, cut where its arguments begin, so that the numbers have room."""
+    room = max(width - _WIDTH_OF_NUMBERS, 16)
+    return label if len(label) <= room else label.replace(":", ":\n  ", 1).replace(",", ",\n  ")
+
+
 def show(folder: Path, terminal: Any) -> None:
     """Write the report and print its tables."""
     from rich.markup import escape
@@ -37,7 +45,7 @@ def show(folder: Path, terminal: Any) -> None:
     report = write_report(folder)
     for env_id in dict.fromkeys(summary.env_id for summary in report.summaries):
         here = best_first(summary for summary in report.summaries if summary.env_id == env_id)
-        rows = [tuple(map(escape, summary.row())) for summary in here]
+        rows = [(_broken(escape(label), terminal.width), *rest) for label, *rest in (summary.row() for summary in here)]
         terminal.print()
         terminal.print(table(escape(env_id), HEADER, rows, right_from=1))
     records = [record for summary in report.summaries for record in summary.records]
