@@ -3,14 +3,12 @@
 import hashlib
 from collections import deque
 from copy import deepcopy
-from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
@@ -388,19 +386,16 @@ def test_envs_are_reset_only_in_mid_episode(lengths, n_envs):
     env = walks(n_envs, lengths=lengths)
     model = reinforce(env, n_steps=6)
     _, callback = model._setup_learn(10**6, AtRolloutStart())
-    broken_off = 0
-    for _ in range(5):
-        idle = [not one.episodes[-1]["over"] and one.left < one.lengths[0] for one in env.envs]
-        resets = [one.n_resets for one in env.envs]
-        mid_episode = not model._last_episode_starts.all()
-        assert mid_episode or not any(idle)
+    resets_between = []
+    for _ in range(6):
+        in_mid_episode = not np.all(model._last_episode_starts)
+        before = sum(one.n_resets - sum(e["over"] for e in one.episodes) for one in env.envs)
         assert model.collect_rollouts(env, callback)
-        started = [len(one.episodes) for one in env.envs]
-        assert started == [one.n_resets for one in env.envs]
-        broken_off += mid_episode
-        first = [e for one, n in zip(env.envs, resets, strict=True) for e in one.episodes[n - 1 : n]]
-        assert all(e["over"] for e in first) or mid_episode
-    assert broken_off == 0 if n_envs == 1 or len(lengths) == 1 else broken_off > 0
+        after = sum(one.n_resets - sum(e["over"] for e in one.episodes) for one in env.envs)
+        assert after - before == (n_envs if in_mid_episode else 0)  # beside those that follow the end of an episode
+        resets_between.append(in_mid_episode)
+    assert any(resets_between) == (n_envs > 1 and len(lengths) > 1)
+    assert not all(resets_between)
 
 
 # --- storage ---
@@ -443,7 +438,7 @@ def test_floats_are_stored_as_the_policy_computes(dtype):
 
 @pytest.mark.parametrize("shape", ["episodes", "window"])
 def test_pad_and_flatten_are_inverse(shape):
-    steps, (obs, _, rewards, _) = filled()
+    steps, (obs, *_) = filled()
     if shape == "window":
         rollout = window(steps, obs[-1], CPU)
     else:
@@ -544,7 +539,7 @@ def test_direct_steps_are_those_of_a_dummy_vec_env(name, n_envs):
     step = stepper(ours)
     assert step != ours.step
     n_done = n_cut = 0
-    for _ in range(300):
+    for _ in range(160):
         actions = np.stack([ours.action_space.sample() for _ in range(n_envs)])
         (*mine, infos), (*expected, their_infos) = step(actions), theirs.step(actions)
         check_same(mine, expected)
@@ -552,7 +547,7 @@ def test_direct_steps_are_those_of_a_dummy_vec_env(name, n_envs):
         check_same(ours.reset_infos, theirs.reset_infos)
         n_done += expected[2].sum()
         n_cut += sum(info["TimeLimit.truncated"] for info in infos)
-    assert n_done > 9
+    assert n_done > 4
     assert n_cut > 0 or name == "cartpole"
 
 
@@ -688,7 +683,7 @@ def test_statistics_of_every_episode_are_kept():
     assert len(set(model.ep_success_buffer)) == 2
 
 
-@pytest.mark.parametrize(("sde_sample_freq", "expected"), [(-1, 1), (1, 10), (4, 4)])
+@pytest.mark.parametrize(("sde_sample_freq", "expected"), [(-1, 1), (1, 11), (4, 4)])
 def test_exploration_matrices_are_drawn_as_often_as_asked_for(monkeypatch, sde_sample_freq, expected):
     env = walks(2, lengths=(10,), action=spaces.Box(-1, 1, (2,), np.float32))
     model = reinforce(env, Windowed, n_steps=10, use_sde=True, sde_sample_freq=sde_sample_freq)
@@ -696,7 +691,7 @@ def test_exploration_matrices_are_drawn_as_often_as_asked_for(monkeypatch, sde_s
     reset_noise = model.policy.reset_noise
     monkeypatch.setattr(model.policy, "reset_noise", lambda n: drawn.append(n) or reset_noise(n))
     model.learn(20)
-    assert drawn == [2] * (expected + (sde_sample_freq > 0))
+    assert drawn == [2] * expected  # once when the rollout starts, and then at steps 0, freq, 2 freq, ...
 
 
 # --- the same seed, the same parameters ---
@@ -705,7 +700,7 @@ def test_exploration_matrices_are_drawn_as_often_as_asked_for(monkeypatch, sde_s
 def trained(env, seed=7, **kwargs):
     model = reinforce_seeded(env, seed, **kwargs)
     before = fingerprint(model)
-    model.learn(600)
+    model.learn(60 * env.num_envs)
     env.close()
     assert fingerprint(model) != before
     return fingerprint(model)
@@ -713,7 +708,7 @@ def trained(env, seed=7, **kwargs):
 
 def reinforce_seeded(env, seed, **kwargs):
     policy_kwargs = {"net_arch": [8]}
-    return REINFORCE("MlpPolicy", env, n_steps=40, seed=seed, policy_kwargs=policy_kwargs, device="cpu", **kwargs)
+    return REINFORCE("MlpPolicy", env, n_steps=15, seed=seed, policy_kwargs=policy_kwargs, device="cpu", **kwargs)
 
 
 def forked(functions):

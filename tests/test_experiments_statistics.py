@@ -86,6 +86,15 @@ def test_a_band_is_the_interval_at_each_point() -> None:
     assert curve_band([[0.0], [3.0]], level=0.4)[1:] == (pytest.approx([1.5]), pytest.approx([1.5]))
 
 
+def test_a_band_agrees_with_the_interval_of_a_single_score() -> None:
+    curves = np.random.default_rng(0).normal(size=(12, 3))
+    middle, low, high = curve_band(curves, level=0.9, resamples=20_000)
+    for point, scores in enumerate(curves.T):
+        found = stratified_interval([scores], level=0.9, resamples=20_000)
+        assert middle[point] == pytest.approx(found.point)
+        assert [low[point], high[point]] == pytest.approx([found.low, found.high], abs=0.02)
+
+
 def test_a_band_of_one_run_is_open() -> None:
     middle, low, high = curve_band([[1.0, 2.0]])
     assert middle == pytest.approx([1.0, 2.0])

@@ -145,6 +145,7 @@ def test_a_run_of_a_dead_process_is_begun_anew_without_its_evaluations(store: St
     child.kill()
     child.wait()
     assert alive.is_dead() is True
+    assert store.release_dead(silence=1e9, watched=[run(0).key]) == []
     assert store.release_dead(silence=1e9) == [run(0).key]
     assert [record.status for record in store.records()] == ["pending", "running"]
     assert store.records()[0].evaluations == ()

@@ -161,6 +161,8 @@ def test_kill_9_of_the_driver_and_of_a_worker_changes_nothing(tmp_path: Path) ->
     driver.stdout.close()
     finished = {row for row in rows(folder, "key, started, status") if row[2] == "finished"}
     assert 0 < len(finished) < 4
+    # They did not just come to the end of their runs.
+    assert any(status == "running" for (status,) in rows(folder, "status"))
 
     killed: list[str] = []
     killer = threading.Thread(target=_kill_a_worker_in_mid_run, args=(folder, killed))

@@ -353,6 +353,7 @@ def test_all_that_matters_is_in_the_key(change: dict) -> None:
 def test_a_label_and_the_spelling_of_defaults_are_not_in_the_key() -> None:
     assert replace(RUN, label="other").key == RUN.key
     assert _resolve("ppo").key == _resolve("same=ppo:gamma=0.99,n_steps=2048").key
+    assert _resolve("ppo:gamma=1").key == _resolve("ppo:gamma=1.0").key
     assert _resolve("ppo").key != _resolve("ppo:gamma=0.98").key
 
 

@@ -137,7 +137,23 @@ def test_a_bad_argument_is_refused_by_name(site):
 
 
 def test_the_code_in_its_readme_runs(site):
-    [code] = re.findall(r"```python\n(.*?)```", (EXAMPLE / "README.md").read_text(), flags=re.DOTALL)
+    code, test = re.findall(r"```python\n(.*?)```", (EXAMPLE / "README.md").read_text(), flags=re.DOTALL)
+    assert test in (EXAMPLE / "tests" / "test_entropy_a2c.py").read_text()
     printed = run(site, code)
     assert "'entropy_a2c'" in printed
     assert "entropy coefficient: 0.0" in printed
+
+
+def test_it_passes_the_contract_suite(site):
+    """As its author runs it: on the installed package, with no setting of pytest of this one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    done = subprocess.run(
+        [*command, "-c", os.devnull, "--rootdir", site, EXAMPLE / "tests"],
+        capture_output=True,
+        text=True,
+        cwd=site,
+        env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout
+    passed = int(re.search(r"(\d+) passed", done.stdout)[1])
+    assert passed > 150

@@ -94,18 +94,19 @@ class QAC(OnPolicyBase):
         super()._setup_model()
         self.critic_lr_schedule = FloatSchedule(self.critic_learning_rate)
         self.critic = critic_like(self.policy).to(self.device)
-        self.critic.optimizer = self.policy.optimizer_class(
+        optimizer: Any = self.policy.optimizer_class
+        self.critic.optimizer = optimizer(
             self.critic.parameters(), lr=self.critic_lr_schedule(1), **self.policy.optimizer_kwargs
         )
         self._elapsed = np.zeros(self.n_envs, dtype=np.int64)
 
     def _refuse_sums_over_actions(self) -> None:
-        options = {"critic_target='expected_sarsa'": self.critic_target == "expected_sarsa"}
-        options["all_actions=True"] = self.all_actions
-        for option, asked_for in options.items():
+        sums = {"critic_target": self.critic_target == "expected_sarsa", "all_actions": self.all_actions}
+        for name, asked_for in sums.items():
             if asked_for and not isinstance(self.action_space, spaces.Discrete):
                 raise ValueError(
-                    f"{option} sums over all actions, so it needs a Discrete action space, not {self.action_space}"
+                    f"{name}={getattr(self, name)!r} sums over all actions, so it needs a Discrete action space, "
+                    f"not {self.action_space}; other spaces take critic_target='sarsa' and all_actions=False"
                 )
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *_: Any, **__: Any) -> bool:

@@ -220,9 +220,9 @@ def check_linear_gaussian(policy: Any) -> None:
     linear = layers is not None and len(layers) == 0 and not list(policy.pi_features_extractor.parameters())
     if not (gaussian and linear):
         raise ValueError(
-            "m_step='closed_form' is weighted least squares, for a Gaussian whose mean is linear in the observation: a Box "
-            "action space, policy_kwargs={'net_arch': []}, no use_sde, a features extractor without parameters. This "
-            f"policy has {type(policy.action_dist).__name__} over {layers}. m_step='gradient' takes any policy"
+            "m_step='closed_form' is weighted least squares, for a Gaussian whose mean is linear in the observation: a "
+            "Box action space, policy_kwargs={'net_arch': []}, no use_sde, a features extractor without parameters. "
+            f"This policy has {type(policy.action_dist).__name__} over {layers}. m_step='gradient' takes any policy"
         )
 
 

@@ -107,7 +107,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         super().__init__(
             policy=policy,
             env=env,
-            learning_rate=learning_rate,
+            learning_rate=learning_rate if callable(learning_rate) else float(learning_rate),
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,16 +173,17 @@ class Store:
         with self._transaction():
             return sum(self._reopen(key, "failed", deaths="0") for key in keys)
 
-    def release_dead(self, silence: float) -> list[str]:
+    def release_dead(self, silence: float, watched: Collection[str] = ()) -> list[str]:
         """Make runs pending whose worker has ended.
 
         :param silence: seconds without a sign of life after which a worker on another machine is taken for dead
-        :return: their keys
+        :param watched: keys of runs that are left alone, because their deaths are somebody's business already
+        :return: keys of the runs
         """
         released = []
         with self._transaction():
             rows = self._database.execute("SELECT key, owner, heartbeat FROM runs WHERE status = 'running'").fetchall()
-            for row in rows:
+            for row in (row for row in rows if row["key"] not in watched):
                 dead = Owner.parse(row["owner"]).is_dead()
                 if dead or (dead is None and time.time() - row["heartbeat"] > silence):
                     self._reopen(row["key"], "running", deaths="deaths")

@@ -122,7 +122,7 @@ def carry_out(runs: Sequence[RunSpec], store: Store, executor: Executor, watcher
     try:
         while True:
             if next(looks) % _LOOKS_BETWEEN_RELEASES == 0:
-                store.release_dead(_LEASE)
+                store.release_dead(_LEASE, watched=executor.keys)
             rows = store.statuses(keys)
             watcher.look(rows)
             if all(row["status"] in ("finished", "failed") for row in rows.values()):

@@ -1,9 +1,9 @@
 """Returns, advantages and baselines, vectorised over (T, N).
 
-Notation: T steps, N columns. A column is one env slot (several episodes one after another) or one episode, padded to the
-longest. ``continues[t, n]`` is 1 where step t + 1 belongs to the same episode as step t and 0 where the episode ends or
-is cut at t. ``next_values[t, n]`` is the value of the state that step t led to: 0 after a terminal step, V of the *terminal*
-observation (not of the reset one) after a time-out. It is read only where a return has to be continued by a value.
+Notation: T steps, N columns. A column is one env slot (several episodes one after another) or one episode, padded to
+the longest. ``continues[t, n]`` is 1 where step t + 1 belongs to the same episode as step t and 0 where the episode
+ends or is cut at t. ``next_values[t, n]`` is the value of the state that step t led to: 0 after a terminal step, V of
+the *terminal* observation (not of the reset one) after a time-out.
 
 All functions return new tensors of the inputs' dtype and do not back-propagate into values on purpose: detach them.
 """
@@ -40,7 +40,7 @@ def reward_to_go(rewards: Tensor, continues: Tensor, gamma: float, next_values: 
     :param rewards: r, (T, N)
     :param continues: c, (T, N) of 0 and 1
     :param gamma: discount per step, in [0, 1]
-    :param next_values: V(s_{t+1}), (T, N); None means that nothing follows a cut (a Monte-Carlo method without a critic)
+    :param next_values: V(s_{t+1}), (T, N), read at cuts only; None: nothing follows a cut (Monte Carlo without critic)
     :return: G, (T, N)
     """
     if next_values is None:
@@ -61,7 +61,8 @@ def total_return(rewards: Tensor, continues: Tensor, gamma: float, next_values: 
 def n_step_return(rewards: Tensor, continues: Tensor, next_values: Tensor, gamma: float, n: int) -> Tensor:
     """G^(n)_t = r_t + ... + gamma^(n-1) r_{t+n-1} + gamma^n V(s_{t+n}), cut short where the episode or the window ends.
 
-    By the recursion G^(n)_t = r_t + gamma (c_t G^(n-1)_{t+1} + (1 - c_t) V(s_{t+1})) with G^(1)_t = r_t + gamma V(s_{t+1}).
+    By the recursion G^(n)_t = r_t + gamma (c_t G^(n-1)_{t+1} + (1 - c_t) V(s_{t+1})), where
+    G^(1)_t = r_t + gamma V(s_{t+1}).
 
     :param n: number of rewards, at least 1
     :return: G^(n), (T, N)
@@ -91,7 +92,9 @@ def td_lambda(rewards: Tensor, continues: Tensor, next_values: Tensor, gamma: fl
 
 
 def gae(rewards: Tensor, continues: Tensor, values: Tensor, next_values: Tensor, gamma: float, lam: float) -> Tensor:
-    """A_t = delta_t + gamma lam c_t A_{t+1},  delta_t = r_t + gamma V(s_{t+1}) - V(s_t)   (Schulman et al. 2016, eq. 16).
+    """A_t = delta_t + gamma lam c_t A_{t+1},  delta_t = r_t + gamma V(s_{t+1}) - V(s_t).
+
+    Schulman et al. 2016, eq. 16.
 
     :param values: V(s_t), (T, N)
     :param next_values: V(s_{t+1}), (T, N)
@@ -107,7 +110,7 @@ def successor_values(values: Tensor, continues: Tensor, cut_values: Tensor) -> T
 
     :param values: V(s_t), (T, N)
     :param continues: (T, N)
-    :param cut_values: (T, N): V of the terminal observation at time-outs and at the end of the window, 0 at terminal steps
+    :param cut_values: (T, N): V of what follows a time-out or the end of the window, 0 at terminal steps
     :return: (T, N)
     """
     following = th.cat([values[1:], th.zeros_like(values[:1])])
@@ -143,8 +146,9 @@ def leave_one_out_mean(psi: Tensor, live: Tensor) -> Tensor:
 def leave_one_out_weighted_mean(psi: Tensor, weights: Tensor) -> Tensor:
     """b_{t,i} = sum_{j != i} w_{t,j} Psi_{t,j} / sum_{j != i} w_{t,j}; 0 where no weight is left.
 
-    With w = |score|^2 this estimates the constant that minimises the estimator's variance,
-    b*_t = E[|score_t|^2 Psi_t] / E[|score_t|^2]   (Greensmith, Bartlett & Baxter 2004, theorem 8, for one constant a step).
+    With w the squared score norm this estimates the constant that minimises the estimator's variance,
+    ``b*_t = E[|score_t|^2 Psi_t] / E[|score_t|^2]``   (Greensmith, Bartlett & Baxter 2004, theorem 8, for one constant
+    a step).
 
     :param psi: Psi, (T, M), one episode a column
     :param weights: w >= 0, (T, M), 0 where the episode has ended

@@ -107,7 +107,7 @@ class StateActionCritic(Critic):
         coded = preprocess_obs(actions.reshape(-1, *action_shape), self.action_space, normalize_images=False)
         assert isinstance(coded, Tensor)
         inputs = th.cat([features.repeat(len(coded) // len(features), 1), coded.flatten(1)], dim=1)
-        return self.q_net(inputs).reshape(leading)  # type: ignore[no-any-return]
+        return self.q_net(inputs).reshape(leading)
 
 
 def critic_like(policy: ActorCriticPolicy) -> DiscreteCritic | StateActionCritic:
@@ -116,11 +116,13 @@ def critic_like(policy: ActorCriticPolicy) -> DiscreteCritic | StateActionCritic
     Hidden layers: ``qf`` of the policy's ``net_arch``, or else its ``vf``.
     """
     net_arch: Any = getattr(policy, "net_arch", [64, 64])
+    if isinstance(net_arch, dict):
+        net_arch = net_arch.get("qf", net_arch.get("vf", []))
     critic = DiscreteCritic if isinstance(policy.action_space, spaces.Discrete) else StateActionCritic
     return critic(
         policy.observation_space,
         policy.action_space,
-        net_arch.get("qf", net_arch.get("vf", [])) if isinstance(net_arch, dict) else net_arch,
+        net_arch,
         getattr(policy, "activation_fn", nn.Tanh),
         policy.features_extractor_class,
         policy.features_extractor_kwargs,

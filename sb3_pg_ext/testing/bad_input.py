@@ -100,7 +100,7 @@ class BadInput(Contract):
         needs(self.guards and self.vectorised, "guards")
         model = self.make(several(partial(self._faulty, "error"), 2, "subproc"))
         try:
-            with pytest.raises(RuntimeError, match="worker process.*died"):
+            with pytest.raises(RuntimeError, match=r"worker process.*died"):
                 self.learn(model)
         finally:
             for process in model.get_env().processes:

@@ -105,12 +105,16 @@ class Callbacks(Contract):
 
     def test_list_and_function_serve_as_callback(self) -> None:
         needs(self.stops_at_step, "callbacks at every step")
-        first, second, calls = Events(), Events(), []
+        first, second, callers = Events(), Events(), []
+
+        def function(locals_: dict[str, Any], globals_: dict[str, Any]) -> bool:
+            callers.append(locals_["self"])
+            return True
+
         self.learn(self.make(), callback=[first, second])
         assert first.events == second.events
-        model = self.make()
-        self.learn(model, callback=lambda locals_, globals_: calls.append(locals_["self"]) or True)
-        assert calls == [model] * model.num_timesteps
+        model = self.learn(self.make(), callback=function)
+        assert callers == [model] * model.num_timesteps
 
     def test_evaluation_callback(self, tmp_path: Path) -> None:
         needs(self.stops_at_step, "callbacks at every step")

@@ -20,7 +20,7 @@ from sb3_pg_ext.testing.measures import all_finite, differences, learned
 # What users, callbacks and the zoo hand to every class.
 COMMON = {"learning_rate", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "device"}
 # Stored by Stable-Baselines3 in another form.
-NOT_STORED = {"stats_window_size", "device", "_init_setup_model", "monitor_wrapper"}
+NOT_STORED = {"stats_window_size", "device", "_init_setup_model", "monitor_wrapper", "use_rms_prop", "rms_prop_eps"}
 # An argument that a class may have -> values that make no sense.
 SENSELESS: dict[str, tuple[Any, ...]] = {
     "learning_rate": (float("nan"), float("inf"), -1e-3, "fast", None),
@@ -54,8 +54,8 @@ class Construction(Contract):
         assert "_init_setup_model" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def test_each_policy_name_is_built(self, policy_name: str) -> None:
-        observation = "image" if "Cnn" in policy_name else "dict" if "MultiInput" in policy_name else "vector"
-        model = self.make(self.env(observation=observation), policy_name)
+        space = OBSERVATION_SPACES["image" if "Cnn" in policy_name else "dict" if "Multi" in policy_name else "vector"]
+        model = self.make(self.env(observation=space), policy_name)
         assert type(model.policy) is self.spec.cls.policy_aliases[policy_name]  # type: ignore[attr-defined]
 
     def test_unknown_policy_name_is_refused(self) -> None:
@@ -74,7 +74,7 @@ class Construction(Contract):
 
     def test_nothing_is_built_without_init_setup_model(self) -> None:
         """``load`` relies on it: the networks come from ``_setup_model``, when the saved attributes are in place."""
-        model = self.spec.cls(self.spec.policies[0], None, _init_setup_model=False)  # type: ignore[call-arg]
+        model = self.spec.cls(self.spec.policies[0], None, _init_setup_model=False)
         assert getattr(model, "policy", None) is None
         model = self.make(_init_setup_model=False)
         assert getattr(model, "policy", None) is None
@@ -117,7 +117,7 @@ class Construction(Contract):
 
     def test_the_nearest_argument_is_suggested(self) -> None:
         needs(self.guards, "guards")
-        with pytest.raises(TypeError, match="'learning_rat'.*'learning_rate'"):
+        with pytest.raises(TypeError, match=r"'learning_rat'.*'learning_rate'"):
             self.make(learning_rat=1e-3)
 
     def test_senseless_argument_is_refused_by_name(self, senseless: tuple[str, Any]) -> None:
@@ -157,12 +157,12 @@ class Construction(Contract):
         assert differences(learned(first), learned(second)) == []
 
     def test_learning_rate_may_be_a_schedule(self) -> None:
-        model = self.make(learning_rate=halved)
+        model = self.make(learning_rate=proportional)
         assert (model.lr_schedule(1.0), model.lr_schedule(0.5)) == (1e-2, 5e-3)
         assert type(model.lr_schedule(1.0)) is float
 
 
-def halved(progress: float) -> float:
+def proportional(progress: float) -> float:
     """A learning rate that falls in proportion to the remaining progress."""
     return 1e-2 * progress
 

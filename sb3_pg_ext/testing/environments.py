@@ -17,9 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_pg_ext.spec import ActionSpaceName
 
 Array = np.ndarray[Any, Any]
-ObservationName = Literal[
-    "vector", "float64", "matrix", "discrete", "multi_discrete", "multi_binary", "image", "dict"
-]
+ObservationName = Literal["vector", "float64", "matrix", "discrete", "multi_discrete", "multi_binary", "image", "dict"]
 Fault = Literal[
     "nan reward",
     "inf reward",
@@ -56,9 +54,9 @@ OBSERVATION_SPACES: dict[ObservationName, spaces.Space[Any]] = {
 class Echo(gym.Env[Any, Any]):
     """What is seen is to be done: a number u, uniform in [0, 1), is shown in one space and to be repeated in another.
 
-    u is drawn anew at every step and stands in a space as :func:`encode` says. The reward is 1 for the action that stands
-    for u and falls to 0 for the one that is furthest from it, so a perfect policy gets ``length`` in an episode. Actions
-    have no influence on what follows.
+    u is drawn anew at every step and stands in a space as :func:`encode` says. The reward is 1 for the action that
+    stands for u and falls to 0 for the one that is furthest from it, so a perfect policy gets ``length`` in an episode.
+    Actions have no influence on what follows.
 
     :param action: name in :data:`ACTION_SPACES`, or a space
     :param observation: name in :data:`OBSERVATION_SPACES`, or a space
@@ -67,8 +65,8 @@ class Echo(gym.Env[Any, Any]):
     :param scale: what rewards are multiplied by
     :param truncates: whether episodes are cut by a time limit instead of ending in a terminal state
 
-    ``info["is_success"]`` of the last step is true for the first, third, ... episode. ``steps`` and ``episodes`` count
-    what was ever done. An action outside its space is a ValueError.
+    ``info["is_success"]`` of the last step is true for the first, third, ... episode. ``steps``, ``episodes`` (whole
+    ones) and ``resets`` count what was ever done. An action outside its space is a ValueError.
     """
 
     def __init__(
@@ -84,11 +82,12 @@ class Echo(gym.Env[Any, Any]):
         self.action_space = ACTION_SPACES[action] if isinstance(action, str) else action
         self.observation_space = OBSERVATION_SPACES[observation] if isinstance(observation, str) else observation
         self.length, self.reward, self.scale, self.truncates = length, reward, scale, truncates
-        self.steps = self.episodes = self.time = 0
+        self.steps = self.episodes = self.resets = self.time = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.time = 0
+        self.resets += 1
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -160,9 +159,7 @@ class Faulty(gym.Wrapper[Any, Any, Any, Any]):
     :param call: ``"step"`` or ``"reset"``
     """
 
-    def __init__(
-        self, env: gym.Env[Any, Any], fault: Fault, when: int = 5, call: Literal["step", "reset"] = "step"
-    ):
+    def __init__(self, env: gym.Env[Any, Any], fault: Fault, when: int = 5, call: Literal["step", "reset"] = "step"):
         super().__init__(env)
         self.fault, self.left = FAULTS[fault], {"step": 0, "reset": 0, call: when}
 

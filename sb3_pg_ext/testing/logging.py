@@ -31,7 +31,7 @@ class Logging(Contract):
         assert [row["step"] for row in table.rows] == table.column("time/total_timesteps").tolist()
         steps = table.column("time/total_timesteps")
         assert (steps[1:] > steps[:-1]).all()
-        assert 0 < steps[0]
+        assert steps[0] > 0
         assert steps[-1] <= model.num_timesteps
 
     def test_updates_are_counted(self) -> None:

@@ -42,7 +42,9 @@ class Tuning(Contract):
     def test_settings_differ_from_the_defaults(self, configured: str) -> None:
         """A default is written once, in the signature."""
         settings = zoo_config(str(self.key), configured, self.configs)
-        repeated = [name for name in settings if name in self.spec.defaults and same(self.spec.defaults[name], settings[name])]
+        repeated = [
+            name for name in settings if name in self.spec.defaults and same(self.spec.defaults[name], settings[name])
+        ]
         assert repeated == []
         assert settings.keys() <= {*self.spec.defaults, *ENVIRONMENT_KEYS, "policy", "noise_type", "noise_std"}
 
