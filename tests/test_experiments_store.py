@@ -246,7 +246,7 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match="there is no study"):
         Store(tmp_path / "study.sqlite")
     (tmp_path / "text.sqlite").write_text("hello, this is no database at all" * 10)
-    with pytest.raises(ValueError, match="is not a study"):
+    with pytest.raises(ValueError, match="is not a study that can be used"):
         Store(tmp_path / "text.sqlite")
     database = sqlite3.connect(tmp_path / "newer.sqlite")
     database.execute("PRAGMA user_version = 99")

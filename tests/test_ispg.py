@@ -289,11 +289,11 @@ def by_hand(model, rollout, old_log_prob, steps):
 def test_three_steps_by_hand(ratio, collected):
     """The old log-probabilities are those of before the first step; truncation is at work."""
     rollout, old = collected("garnet")[0]
-    models = [target("garnet", ratio=ratio, baseline=None, n_epochs=3, max_ratio=1.5) for _ in range(2)]
+    models = [target("garnet", ratio=ratio, baseline=None, n_epochs=3, max_ratio=1.1) for _ in range(2)]
     for model in models:
-        model.learning_rate = 0.2
+        model.learning_rate = 0.5
         place(model, SPREAD["garnet"], seed=1)
-        model.policy.optimizer.param_groups[0]["lr"] = 0.2
+        model.policy.optimizer.param_groups[0]["lr"] = 0.5
     models[0].update(rollout)
     by_hand(models[1], rollout, old.log_prob, 3)
     assert models[0].logger.name_to_value["train/truncated_share"] > 0.01

@@ -11,7 +11,7 @@ from broken_algorithms import CAUGHT
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from sb3_pg_ext.testing import AlgorithmContract
+from sb3_pg_ext.testing import AlgorithmContract, Contract, Learning
 from sb3_pg_ext.testing.environments import (
     ACTION_SPACES,
     FAULTS,
@@ -136,3 +136,15 @@ def test_differences_are_named_bit_by_bit():
     assert differences(a, {"x": np.array([1.0, np.nextafter(2.0, 3)]), "y": 1}) == ["x"]
     assert differences(a, {"x": np.array([1.0, 2.0], np.float32), "y": True, "z": 0}) == ["z", "x", "y"]
     assert differences({"x": np.array([np.nan])}, {"x": np.array([np.nan])}) == []
+
+
+# --- its page
+
+
+def test_the_page_names_what_there_is():
+    page = (HERE.parent / "docs" / "testing.md").read_text()
+    names = {name for row in re.findall(r"^\| `.*?\|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    parts = {part.__name__ for part in AlgorithmContract.__bases__}
+    settings = {name for part in (Contract, Learning) for name in vars(part)["__annotations__"]}
+    assert names == parts | settings
+    assert set(re.findall(r"(test_\w+) = None", page)) <= set(dir(AlgorithmContract))

@@ -47,7 +47,7 @@ class NPG(OnPolicyBase):
 
     :param learning_rate: of the critic alone: the actor's step follows from ``step_rule``
     :param n_steps: steps per env and update
-    :param batch_size: steps in a minibatch of the critic's regression; None for all of them
+    :param batch_size: steps in a minibatch of the critic's regression at most; None for all of them
     :param gae_lambda: of the advantages and of the critic's targets
     :param natural: ``"fisher"``: F in expectation over all actions, by conjugate gradients; ``"compatible"``: least
         squares on the scores of the actions taken, solved directly, with all these scores in memory at once
@@ -158,7 +158,8 @@ class NPG(OnPolicyBase):
 
     def _sample(self, rollout: Rollout) -> Tensor:
         """Indices of a random share ``fvp_subsample`` of the steps."""
-        return next(rollout.minibatches(math.ceil(self.fvp_subsample * len(rollout)), self.rng))
+        order = th.from_numpy(self.rng.permutation(len(rollout)))
+        return order[: math.ceil(self.fvp_subsample * len(rollout))].to(self.device)
 
     def _step(self, step: Tensor, jacobian: Jacobian, observations: Any) -> None:
         """theta <- theta + step.
@@ -196,7 +197,7 @@ def _restored_after_errors(parameters: Sequence[nn.Parameter]) -> Iterator[None]
             parameter.copy_(old)
         raise NonFiniteError(
             f"The natural step left no usable policy: {error}. The parameters are those before this update. "
-            "Usual causes: step_size too large for step_rule='fixed', or rewards too large without normalize_advantage."
+            "Usual causes: step_size or learning_rate too large, or rewards too large for float32."
         ) from error
 
 

@@ -216,13 +216,14 @@ M_STEPS: dict[str, Callable[[RWR, Rollout, Tensor, Tensor | None], None]] = {
 def check_linear_gaussian(policy: Any) -> None:
     """:raises ValueError: the policy is not a Gaussian of constant variance whose mean is linear in the observation"""
     gaussian = type(policy.action_dist) is DiagGaussianDistribution
-    layers = getattr(getattr(policy, "mlp_extractor", None), "policy_net", None)
-    linear = layers is not None and len(layers) == 0 and not list(policy.pi_features_extractor.parameters())
-    if not (gaussian and linear):
+    before_the_mean = [policy.pi_features_extractor, policy.mlp_extractor.policy_net]
+    n_tensors = sum(len(list(module.parameters())) for module in before_the_mean)
+    if not (gaussian and n_tensors == 0):
         raise ValueError(
             "m_step='closed_form' is weighted least squares, for a Gaussian whose mean is linear in the observation: a "
             "Box action space, policy_kwargs={'net_arch': []}, no use_sde, a features extractor without parameters. "
-            f"This policy has {type(policy.action_dist).__name__} over {layers}. m_step='gradient' takes any policy"
+            f"This policy has {type(policy.action_dist).__name__} over {n_tensors // 2} layers before the last. "
+            "m_step='gradient' takes any policy"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -12,9 +11,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_pg_ext
 from sb3_pg_ext.bases.model_archive import ModelFileError, ModelPath, opened, read_documents, source_of
-from sb3_pg_ext.spec import AlgorithmSpec
+from sb3_pg_ext.spec import AlgorithmSpec, constructor_parameters
 
-_NOT_STORED = {"policy", "env", "device", "stats_window_size", "_init_setup_model"}
+_NOT_STORED = {"self", "policy", "env", "device", "stats_window_size", "_init_setup_model"}
 
 
 def identity_of(cls: type) -> dict[str, str | None]:
@@ -76,7 +75,7 @@ def _best_match(fields: Mapping[str, Any], specs: Mapping[str, AlgorithmSpec], s
 
 def _likeness(cls: type[BaseAlgorithm], fields: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """How far a file is like one of ``cls``: by policy, by rollout buffer, by names, by values; earlier ones decide."""
-    own = inspect.signature(TD3 if cls is DDPG else cls).parameters.keys() - _NOT_STORED
+    own = constructor_parameters(TD3 if cls is DDPG else cls)[0].keys() - _NOT_STORED
     policies = {policy.__module__ for policy in cls.policy_aliases.values()}
     packages = {_package(module) for module in policies}
     buffer = fields.get("rollout_buffer_class")

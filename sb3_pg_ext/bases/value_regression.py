@@ -27,13 +27,13 @@ def fit_values(model: OnPolicyBase, rollout: Rollout, targets: Tensor, n_epochs:
 
     :param model: the algorithm; its policy and optimizer, ``vf_coef``, ``max_grad_norm`` and ``rng`` are used
     :param targets: (B,)
-    :param batch_size: steps in a minibatch; None for all of them
+    :param batch_size: steps in a minibatch at most; None for all of them
     :return: the squared error, averaged over all minibatches
     :raises NonFiniteError: a gradient is not finite; its step is not taken
     """
     plain = is_plain_mlp(model.policy) and _is_plain_critic(model.policy)
     descend = (_closed_form_step if plain else _autograd_step)(model, rollout, targets)
-    losses = [descend(i) for _ in range(n_epochs) for i in rollout.minibatches(batch_size, model.rng)]
+    losses = [descend(i) for _ in range(n_epochs) for i in rollout.epoch(batch_size, model.rng)]
     return th.stack(losses).mean()
 
 

@@ -170,16 +170,17 @@ def find_environment(model: Path, env_id: str | None) -> Environment:
 
 def _normalize(value: Any) -> dict[str, Any] | None:
     read = read_value(value) if isinstance(value, str) else value
-    return {} if read is True else read or None if not isinstance(read, dict) else read
+    if isinstance(read, Mapping):
+        return dict(read)
+    return {} if read else None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    """Content of a YAML file; nothing if it does not exist, or needs Python objects, as the zoo's own files do."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, yaml.YAMLError):
         return {}
-    except yaml.YAMLError as error:
-        raise SettingError(f"{path} is not plain YAML: {error}") from None
     return content if isinstance(content, dict) else {}

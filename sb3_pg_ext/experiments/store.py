@@ -10,55 +10,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sb3_pg_ext.experiments.database import connect, transaction
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome, Record, Status
 from sb3_pg_ext.experiments.run_spec import RunSpec
 
 FILE_NAME = "study.sqlite"
 MAX_DEATHS = 2  # a run whose worker dies this often is failed: it may well be what kills it
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    key         TEXT PRIMARY KEY,  -- SHA-256 of the content of the run
-    settings    TEXT NOT NULL,     -- the same without seeds
-    label       TEXT NOT NULL,
-    env         TEXT NOT NULL,
-    replicate   INTEGER NOT NULL,
-    spec        TEXT NOT NULL,     -- canonical JSON
-    shown       INTEGER NOT NULL DEFAULT 1,  -- 0: replaced by a run with other settings under the same label
-    status      TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'finished', 'failed')),
-    owner       TEXT,
-    heartbeat   REAL,              -- Unix time of the last sign of life
-    step        INTEGER NOT NULL DEFAULT 0,
-    seconds     REAL NOT NULL DEFAULT 0,     -- of training so far
-    deaths      INTEGER NOT NULL DEFAULT 0,
-    created     REAL NOT NULL,
-    started     REAL,
-    ended       REAL,
-    outcome     TEXT,              -- JSON: seconds of wall clock, CPU and training
-    error       TEXT,              -- traceback
-    provenance  TEXT               -- JSON: commit, machine, command
-);
-CREATE TABLE IF NOT EXISTS calls (
-    time        REAL NOT NULL,
-    command     TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS evaluations (
-    run         TEXT NOT NULL REFERENCES runs (key),
-    kind        TEXT NOT NULL CHECK (kind IN ('training', 'test')),
-    step        INTEGER NOT NULL,
-    mean_return REAL NOT NULL,
-    returns     TEXT NOT NULL,     -- JSON, one per episode
-    lengths     TEXT NOT NULL,     -- JSON, the same episodes
-    seconds     REAL NOT NULL,
-    PRIMARY KEY (run, kind, step)
-);
-"""
 
 
 class LostRunError(RuntimeError):
@@ -78,27 +40,7 @@ class Store:
         self.path = Path(path)
         if not create and not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist: there is no study in {self.path.parent}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
-        self._database.row_factory = sqlite3.Row
-        try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise ValueError(f"{self.path} is not a study: {error}") from error
-
-    def _open(self) -> None:
-        # WAL lets readers and one writer work at once; FULL waits for the disk, so that what is told of is kept.
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version > _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"it has version {version}, but this package reads {_SCHEMA_VERSION} at most")
-        if version < _SCHEMA_VERSION:
-            with self._transaction():
-                for statement in _SCHEMA.split(";"):
-                    self._database.execute(statement)
-                self._database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        self._database = connect(self.path)
 
     def close(self) -> None:
         self._database.close()
@@ -109,16 +51,6 @@ class Store:
     def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
-
     # --- what is to be done
 
     def declare(self, specs: Sequence[RunSpec], command: str = "") -> None:
@@ -128,7 +60,7 @@ class Store:
 
         :param command: by which the runs were asked for, for the record
         """
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute("INSERT INTO calls (time, command) VALUES (?, ?)", (time.time(), command))
             for spec in specs:
                 self._database.execute(
@@ -170,7 +102,7 @@ class Store:
 
     def retry_failed(self, keys: Iterable[str]) -> int:
         """Make the failed ones of ``keys`` pending; returns how many there were."""
-        with self._transaction():
+        with transaction(self._database):
             return sum(self._reopen(key, "failed", deaths="0") for key in keys)
 
     def release_dead(self, silence: float, watched: Collection[str] = ()) -> list[str]:
@@ -181,7 +113,7 @@ class Store:
         :return: keys of the runs
         """
         released = []
-        with self._transaction():
+        with transaction(self._database):
             rows = self._database.execute("SELECT key, owner, heartbeat FROM runs WHERE status = 'running'").fetchall()
             for row in (row for row in rows if row["key"] not in watched):
                 dead = Owner.parse(row["owner"]).is_dead()
@@ -192,7 +124,7 @@ class Store:
 
     def bury(self, key: str, owner: str, reason: str) -> None:
         """The worker of a run has died: once is bad luck and it runs again, :data:`MAX_DEATHS` times is a failure."""
-        with self._transaction():
+        with transaction(self._database):
             row = self._database.execute(
                 "SELECT deaths, step FROM runs WHERE key = ? AND status = 'running' AND owner = ?", (key, owner)
             ).fetchone()
@@ -221,7 +153,7 @@ class Store:
     def claim(self, key: str, owner: str) -> RunSpec | None:
         """Take a pending run; ``None`` if somebody else has it, or it is done."""
         now = time.time()
-        with self._transaction():
+        with transaction(self._database):
             taken = self._database.execute(
                 "UPDATE runs SET status = 'running', owner = ?, heartbeat = ?, started = ?"
                 " WHERE key = ? AND status = 'pending' RETURNING spec",
@@ -241,7 +173,7 @@ class Store:
 
         :raises LostRunError: the run is no longer the worker's
         """
-        with self._transaction():
+        with transaction(self._database):
             self._update(key, owner, "step = ?, heartbeat = ?", (evaluation.step, time.time()))
             self._database.execute(
                 "INSERT INTO evaluations (run, kind, step, mean_return, returns, lengths, seconds)"

@@ -12,7 +12,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sb3_pg_ext.functional.likelihood import _places_of_parameters
+from sb3_pg_ext.functional.likelihood import places_of_parameters
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -216,7 +216,7 @@ def score_matrix(log_density: nn.Module, parameters: Sequence[nn.Parameter], inp
     :return: (B, P)
     """
     number = {id(p): i for i, p in enumerate(parameters)}
-    places = {name: p for name, p in _places_of_parameters(log_density).items() if id(p) in number}
+    places = {name: p for name, p in places_of_parameters(log_density).items() if id(p) in number}
 
     def of_one(theta: list[Tensor], *sample: Any) -> Tensor:
         one_row = th.utils._pytree.tree_map(lambda x: x.unsqueeze(0), sample)

@@ -61,7 +61,7 @@ def _free_vectors(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _only_linear_layers(module: nn.Module) -> bool:
-    places = _places_of_parameters(module)
+    places = places_of_parameters(module)
     tied_or_frozen = len(set(places.values())) < len(places) or not all(p.requires_grad for p in module.parameters())
     leaves_are_plain = all(
         type(m) is nn.Linear
@@ -118,7 +118,7 @@ def _recorded_layers(module: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor
 
 
 def _norms_from_vmap(module: nn.Module, inputs: tuple[Any, ...], chunk_size: int | None) -> Tensor:
-    places = _places_of_parameters(module)
+    places = places_of_parameters(module)
     parameters = {id(p): p.detach() for p in places.values()}
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_NUMBERS // max(1, sum(p.numel() for p in parameters.values())))
@@ -134,7 +134,7 @@ def _norms_from_vmap(module: nn.Module, inputs: tuple[Any, ...], chunk_size: int
     return vmap(norm, chunk_size=chunk_size)(*inputs).detach()
 
 
-def _places_of_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+def places_of_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter of every place that holds one which requires gradients, each place under one name only.
 
     A submodule may be known by several names, as the shared features extractor of a Stable-Baselines3 policy is.

@@ -35,6 +35,17 @@ class EntropyA2C(A2C):
         self.dual_rate = dual_rate
         super().__init__(policy, env, **a2c_arguments)
 
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int = 100,
+        tb_log_name: str = "EntropyA2C",  # the class name, as everywhere in Stable-Baselines3
+        *arguments: Any,
+        **named: Any,
+    ) -> Any:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, *arguments, **named)
+
     def train(self) -> None:
         """One step of A2C, then one of alpha."""
         super().train()

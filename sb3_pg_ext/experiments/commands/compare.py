@@ -121,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         if args.retry_failed:
             store.retry_failed([run.key for run in runs])
         executor = LocalProcesses(store, args.jobs, silence=args.stall_limit)
+        size = f"{len(variants)} algorithms × {len(study.env_ids)} environments × {args.seeds} seeds"
+        print(f"{len(runs)} runs ({size}), {executor.jobs} at once, in {folder}", flush=True)
         return _carry_out(runs, store, executor, folder)
 
 

@@ -1,0 +1,90 @@
+"""The SQLite file of a study: its tables, and how it is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    key         TEXT PRIMARY KEY,  -- SHA-256 of the content of the run
+    settings    TEXT NOT NULL,     -- the same without seeds
+    label       TEXT NOT NULL,
+    env         TEXT NOT NULL,
+    replicate   INTEGER NOT NULL,
+    spec        TEXT NOT NULL,     -- canonical JSON
+    shown       INTEGER NOT NULL DEFAULT 1,  -- 0: replaced by a run with other settings under the same label
+    status      TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'finished', 'failed')),
+    owner       TEXT,
+    heartbeat   REAL,              -- Unix time of the last sign of life
+    step        INTEGER NOT NULL DEFAULT 0,
+    seconds     REAL NOT NULL DEFAULT 0,     -- of training so far
+    deaths      INTEGER NOT NULL DEFAULT 0,
+    created     REAL NOT NULL,
+    started     REAL,
+    ended       REAL,
+    outcome     TEXT,              -- JSON: seconds of wall clock, CPU and training
+    error       TEXT,              -- traceback
+    provenance  TEXT               -- JSON: commit, machine, command
+);
+CREATE TABLE IF NOT EXISTS calls (
+    time        REAL NOT NULL,
+    command     TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS evaluations (
+    run         TEXT NOT NULL REFERENCES runs (key),
+    kind        TEXT NOT NULL CHECK (kind IN ('training', 'test')),
+    step        INTEGER NOT NULL,
+    mean_return REAL NOT NULL,
+    returns     TEXT NOT NULL,     -- JSON, one per episode
+    lengths     TEXT NOT NULL,     -- JSON, the same episodes
+    seconds     REAL NOT NULL,
+    PRIMARY KEY (run, kind, step)
+);
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, creating it and its tables if need be.
+
+    :raises ValueError: it is not a study, or of a newer version of this package
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+    database.row_factory = sqlite3.Row
+    try:
+        _prepare(database)
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise ValueError(f"{path} is not a study that can be used: {error}") from error
+    return database
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    # WAL lets readers and one writer work at once; FULL waits for the disk, so that what is told of is kept.
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it has version {version}, but this package reads {SCHEMA_VERSION} at most")
+    if version < SCHEMA_VERSION:
+        with transaction(database):
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing; other writers wait."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if database.in_transaction:  # a full disk has ended it already
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
