@@ -312,6 +312,8 @@ def test_whole_episodes_are_what_the_envs_went_through(observation, n_envs, opti
         bounds = expected_bounds(lengths, model.n_steps, model.n_episodes)
         order = {slot: iter(each) for slot, each in enumerate(begun)}
         episodes = [next(order[slot]) for slot, _, _ in bounds]
+        if observation == "box":
+            assert (model.rollout.actions.abs() > 0.5).any()  # kept as sampled, clipped for the env only
         n_cut += check_columns(model.rollout, episodes, lambda a: a.clip(-0.5, 0.5) if observation == "box" else a)
         assert model.rollout.collected == max(stop for *_, stop in bounds) * n_envs == model.num_timesteps - before
     assert n_cut > 0
@@ -606,6 +608,7 @@ class Events(BaseCallback):
             assert name in self.locals
         assert len(self.locals["infos"]) == len(self.locals["rewards"]) == self.training_env.num_envs
         np.testing.assert_array_equal(self.locals["rewards"], self.training_env.last_rewards)
+        self.events.append(len(self.model.ep_info_buffer))  # an episode that ends now is not in it yet
         return self.answer if self.n_calls == self.stop_at else True
 
     def _on_rollout_end(self):
@@ -636,12 +639,13 @@ def test_callbacks_are_called_as_by_stable_baselines3(n_envs):
     events = []
     for cls, options in ((REINFORCE, {}), (A2C, {"normalize_advantage": True})):
         callback = Events()
-        model = reinforce(Remembers([lambda: Walk(lengths=(5,))] * n_envs), cls, n_steps=5, **options)
+        model = reinforce(Remembers([lambda: Monitor(Walk(lengths=(5,)))] * n_envs), cls, n_steps=5, **options)
         model.learn(4 * 5 * n_envs, callback)
         assert callback.n_calls * n_envs == model.num_timesteps == 20 * n_envs
         events.append(callback.events)
     assert events[0] == events[1]
     assert events[0][2] == ("step", n_envs, n_envs)
+    assert events[0].count(n_envs) == 5  # calls between the ends of the first and of the second episodes
 
 
 @pytest.mark.parametrize("cls", [REINFORCE, Windowed])
@@ -654,7 +658,7 @@ def test_any_falsy_answer_stops_at_once(stop_at, answer, cls):
     model.learn(1000, callback)
     assert callback.n_calls == stop_at
     assert model.num_timesteps == 2 * stop_at
-    assert callback.events[-2:] == [("step", 2 * stop_at, 2 * stop_at), "training ends"]
+    assert callback.events[-3:] == [("step", 2 * stop_at, 2 * stop_at), 0, "training ends"]
     assert callback.events.count("rollout ends") == (stop_at > 5)
     if stop_at < 5:
         assert fingerprint(model) == before

@@ -44,6 +44,14 @@ class LinearExtractor(BaseFeaturesExtractor):
         return th.tanh(self.layer(observations))
 
 
+class UnbiasedExtractor(LinearExtractor):
+    """A layer without a bias."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.layer = nn.Linear(observation_space.shape[0], 6, bias=False)
+
+
 class SmallCnn(BaseFeaturesExtractor):
     def __init__(self, observation_space, features_dim=8):
         super().__init__(observation_space, features_dim)
@@ -141,6 +149,7 @@ CASES = {
     "relu": (ActorCriticPolicy, FLAT, BOX, {"net_arch": [8], "activation_fn": nn.ReLU}, True),
     "different critic": (ActorCriticPolicy, FLAT, BOX, {"net_arch": {"pi": [4], "vf": [9, 9]}}, True),
     "shared extractor": (ActorCriticPolicy, FLAT, BOX, {"features_extractor_class": LinearExtractor}, True),
+    "no bias": (ActorCriticPolicy, FLAT, BOX, {"features_extractor_class": UnbiasedExtractor}, True),
     "separate extractors": (
         ActorCriticPolicy,
         FLAT,

@@ -1,5 +1,7 @@
 """PPO with a KL penalty: each step by hand, the KL divergence against torch's, and the coefficient's adaptation."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -11,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 import sb3_pg_ext
 from sb3_pg_ext.algorithms.ppo_penalty import LARGEST_KL_COEF, SMALLEST_KL_COEF, PPOPenalty, adapted_coefficient
 from sb3_pg_ext.bases.behaviour import acting_behaviour, behaviour
+from sb3_pg_ext.rollout.guards import NonFiniteError
 from sb3_pg_ext.rollout.vector_env import as_vec_env
 from sb3_pg_ext.testing.environments import ACTION_SPACES, Echo
 from sb3_pg_ext.testing.learning import BatchNormExtractor
@@ -203,6 +206,28 @@ def test_the_coefficient_is_saved_and_training_goes_on_with_it(tmp_path):
 def test_senseless_arguments_are_refused(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         PPOPenalty("MlpPolicy", "CartPole-v1", **options)
+
+
+def learned(model):
+    """All tensors of the policy and of its optimizer."""
+    moments = [x for state in model.policy.optimizer.state_dict()["state"].values() for x in state.values()]
+    return [*model.policy.state_dict().values(), *moments]
+
+
+@pytest.mark.parametrize("learning_rate", [1e4, 1e30])
+@pytest.mark.parametrize("key", ["ppo_penalty", "ispg", "rwr"])
+def test_an_update_that_fails_in_its_middle_changes_nothing(key, learning_rate):
+    """The first of several steps with such a learning rate is taken, and ruins the policy."""
+    options = {"seed": 0, "policy_kwargs": {"net_arch": [8]}, "n_steps": 32, "n_epochs": 20}
+    model = sb3_pg_ext.make(key, Echo("Box", "vector"), **options)
+    model.learn(64, log_interval=None)
+    model.policy.log_std.data -= 1
+    before = copy.deepcopy(learned(model))
+    model.lr_schedule = lambda _: learning_rate
+    with pytest.raises(NonFiniteError, match=r"The parameters are those before this update.*learning_rate"):
+        model.learn(64, log_interval=None, reset_num_timesteps=False)
+    assert len(before) > 30
+    assert all(th.equal(a, b) for a, b in zip(before, learned(model), strict=True))
 
 
 # Learning

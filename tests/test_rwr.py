@@ -92,7 +92,7 @@ def test_gradient_steps_lead_to_the_closed_form():
     pis = [m.policy.get_distribution(exact.rollout.observations).distribution for m in (exact, model)]
     assert th.allclose(pis[0].mean, pis[1].mean, atol=2e-3)
     assert th.allclose(pis[0].stddev, pis[1].stddev, atol=2e-3)
-    assert (pis[0].stddev < 0.95).any(), "nothing was learned"
+    assert ((pis[0].stddev - 1).abs() > 0.02).all(), "nothing was fitted"
 
 
 def test_the_closed_form_leaves_the_critic_to_gradient_steps():

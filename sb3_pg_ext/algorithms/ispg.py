@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from sb3_pg_ext.bases.behaviour import Behaviour, acting_behaviour, behaviour
 from sb3_pg_ext.bases.on_policy import OnPolicyBase
 from sb3_pg_ext.bases.options import OnPolicyOptions, check_choice, check_count, check_number
+from sb3_pg_ext.bases.transaction import all_or_nothing
 from sb3_pg_ext.functional import likelihood as L
 from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.rollout.episodes import Rollout, gather, scatter
@@ -135,6 +136,7 @@ class ISPG(OnPolicyBase):
     def _least_episodes(self) -> int:
         return 2 if self.baseline == "mean" else 1
 
+    @all_or_nothing
     def update(self, rollout: Rollout) -> None:
         old = acting_behaviour(self.policy, rollout)
         evidence, targets = self.evidence(rollout)

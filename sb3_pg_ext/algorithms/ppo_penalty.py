@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sb3_pg_ext.bases.behaviour import acting_behaviour, behaviour
 from sb3_pg_ext.bases.on_policy import OnPolicyBase
 from sb3_pg_ext.bases.options import OnPolicyOptions, check_count, check_number
+from sb3_pg_ext.bases.transaction import all_or_nothing
 from sb3_pg_ext.functional.likelihood import importance_weights
 from sb3_pg_ext.functional.returns import standardised
 from sb3_pg_ext.rollout.episodes import Rollout
@@ -69,6 +70,7 @@ class PPOPenalty(OnPolicyBase):
         self.normalize_advantage = normalize_advantage
         super().__init__(policy, env, learning_rate, n_steps=n_steps, gae_lambda=gae_lambda, **common)
 
+    @all_or_nothing
     def update(self, rollout: Rollout) -> None:
         old = acting_behaviour(self.policy, rollout)
         with th.no_grad():

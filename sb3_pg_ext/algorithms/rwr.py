@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from sb3_pg_ext.bases.behaviour import acting_behaviour
 from sb3_pg_ext.bases.on_policy import OnPolicyBase, log_prob_and_entropy
 from sb3_pg_ext.bases.options import OnPolicyOptions, check_choice, check_count, check_number
+from sb3_pg_ext.bases.transaction import all_or_nothing
 from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.functional.likelihood import (
     Transform,
@@ -125,6 +126,7 @@ class RWR(OnPolicyBase):
         if self.m_step == "closed_form":
             check_linear_gaussian(self.policy)
 
+    @all_or_nothing
     def update(self, rollout: Rollout) -> None:
         self._kept = [*self._kept, rollout][-self.n_batches_kept :]
         data = joined(self._kept)

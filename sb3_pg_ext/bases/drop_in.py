@@ -78,8 +78,8 @@ class DropIn(BaseAlgorithm):
         :param env: a new environment; may be left out for prediction
         :param device: where the parameters go
         :param trusted: unpickle everything in the file, as Stable-Baselines3 does; only for files that you trust
-        :param kwargs: ``custom_objects``, ``print_system_info``, ``force_reset``, ``allow`` (further classes that the file
-            may hold), and attributes to replace
+        :param kwargs: ``custom_objects``, ``print_system_info``, ``force_reset``, ``allow`` (further classes that the
+            file may hold), and attributes to replace
         :raises UnsafeModelError: the file holds something that is not on the list of harmless classes
         """
         return load_model(cls, path, env, device, *args, trusted=trusted, **kwargs)

@@ -47,7 +47,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
     :param max_grad_norm: each loss's gradient is clipped to this norm; ``float("inf")`` switches it off
     :param use_sde: generalised state-dependent exploration (Box actions)
     :param sde_sample_freq: steps between two draws of its noise matrix; -1 draws once a rollout
-    :param rollout_buffer_class: storage of the collected steps, a subclass of :class:`~sb3_pg_ext.rollout.episodes.Steps`
+    :param rollout_buffer_class: storage of the collected steps, a subclass of ``sb3_pg_ext.rollout.episodes.Steps``
     :param rollout_buffer_kwargs: its further keyword arguments
     :param stats_window_size: episodes over which the logged returns are averaged
     :param tensorboard_log: folder for tensorboard; None writes nothing
@@ -260,8 +260,8 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
     def _check_gradient(self, name: str, loss: Tensor, norm: float) -> None:
         if not np.isfinite(norm):
             raise NonFiniteError(
-                f"The gradient of the {name} loss (value {loss.item():g}) has norm {norm} in update {self._n_updates + 1}, "
-                f"after {self.num_timesteps} steps. The parameters are those before this update. "
+                f"The gradient of the {name} loss (value {loss.item():g}) has norm {norm} in update "
+                f"{self._n_updates + 1}, after {self.num_timesteps} steps. The parameters are those before this update. "
                 "Usual causes: learning_rate too large, or rewards too large for float32."
             )
 

@@ -36,5 +36,3 @@ def register_envs() -> None:
     for name, (single, vector) in ENV_CLASSES.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, f"{__name__}.{single}", vector_entry_point=f"{__name__}.{vector}")
-
-

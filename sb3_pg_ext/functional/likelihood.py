@@ -35,10 +35,11 @@ _CHUNK_NUMBERS = 2**22
 def squared_score_norms(log_density: nn.Module, inputs: tuple[Any, ...], *, chunk_size: int | None = None) -> Tensor:
     """Squared norm of grad_theta log pi(a_b|s_b) for every step b, without a loop over steps.
 
-    Theta is what requires gradients. Where all parameters sit in linear layers (a plain MLP policy), the gradient of one
-    sample in a layer y = W x + c is the outer product of the layer's input x and the output gradient d, so its squared
-    norm is ``|d|^2 (|x|^2 + 1)``: two small products a layer after one backward pass (Goodfellow 2015, arXiv:1510.01799). A free vector such as the
-    Gaussian's log-std is given one row a sample. Any other module takes ``torch.func``: vmap of grad, in chunks.
+    Theta is what requires gradients. Where all parameters sit in linear layers (a plain MLP policy), the gradient of
+    one sample in a layer y = W x + c is the outer product of the layer's input x and the output gradient d, so its
+    squared norm is ``|d|^2 (|x|^2 + 1)``: two small products a layer after one backward pass (Goodfellow 2015,
+    arXiv:1510.01799). A free vector such as the Gaussian's log-std is given one row a sample. Any other module takes
+    ``torch.func``: vmap of grad, in chunks.
 
     :param log_density: module whose ``forward(*inputs)`` is log pi(a|s), (B,)
     :param inputs: tensors (or dicts of tensors) with leading dimension B

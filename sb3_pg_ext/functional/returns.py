@@ -29,7 +29,6 @@ def linear_recurrence(increments: Tensor, factors: Tensor) -> Tensor:
     while stride < len(x):
         x[:-stride] = x[:-stride] + a[:-stride] * x[stride:]
         a[:-stride] = a[:-stride] * a[stride:]
-        a[-stride:] = 0
         stride *= 2
     return x
 
@@ -124,11 +123,8 @@ def episode_time(continues: Tensor, elapsed: Tensor | None = None) -> Tensor:
     :param elapsed: steps that the episodes of the first row had taken before it, (N,); None: it starts them
     """
     steps = th.arange(len(continues), device=continues.device).unsqueeze(1).expand(continues.shape)
-    starts = th.cat([th.ones_like(continues[:1], dtype=th.bool), continues[:-1] == 0])
-    first = th.where(starts, steps, 0)
-    if elapsed is not None:
-        first[0] = -elapsed
-    return steps - first.cummax(0).values
+    begun_inside = th.cat([th.zeros_like(continues[:1], dtype=th.bool), continues[:-1] == 0])
+    return steps - th.where(begun_inside, steps, 0 if elapsed is None else -elapsed).cummax(0).values
 
 
 def leave_one_out_mean(psi: Tensor, live: Tensor) -> Tensor:
@@ -146,9 +142,9 @@ def leave_one_out_mean(psi: Tensor, live: Tensor) -> Tensor:
 def leave_one_out_weighted_mean(psi: Tensor, weights: Tensor) -> Tensor:
     """b_{t,i} = sum_{j != i} w_{t,j} Psi_{t,j} / sum_{j != i} w_{t,j}; 0 where no weight is left.
 
-    With w the squared score norm this estimates the constant that minimises the estimator's variance,
-    ``b*_t = E[|score_t|^2 Psi_t] / E[|score_t|^2]``   (Greensmith, Bartlett & Baxter 2004, theorem 8, for one constant
-    a step).
+    With w the squared score norm this estimates ``b*_t = E[|score_t|^2 Psi_t] / E[|score_t|^2]``, the constant that
+    minimises the variance of step t's term score_t (Psi_t - b_t)   (Greensmith, Bartlett & Baxter 2004, theorem 8, for
+    one constant a step). In an episode of several steps the covariances between the terms come on top.
 
     :param psi: Psi, (T, M), one episode a column
     :param weights: w >= 0, (T, M), 0 where the episode has ended

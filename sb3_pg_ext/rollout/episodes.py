@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Array = np.ndarray[Any, Any]
+ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class Steps:
@@ -24,6 +25,7 @@ class Steps:
     :param n_envs: N
     :param capacity: first guess of T
     :param dtype: float type of the policy; float observations are kept in it
+    :raises TypeError: observations that are no arrays, nor a dict of arrays
     """
 
     def __init__(
@@ -38,6 +40,9 @@ class Steps:
         self.size = 0
         self.is_dict = isinstance(observation_space, spaces.Dict)
         observed = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        if not all(isinstance(space, ARRAY_SPACES) for space in observed.values()):
+            names = ", ".join(space.__name__ for space in ARRAY_SPACES)
+            raise TypeError(f"observation_space={observation_space}: one of {names} is needed, or a Dict of these")
         self.observations = {
             key: self._empty(capacity, space.shape, dtype if np.dtype(space.dtype).kind == "f" else space.dtype)
             for key, space in observed.items()

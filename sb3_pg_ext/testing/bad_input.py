@@ -54,35 +54,33 @@ class BadInput(Contract):
 
     @pytest.mark.parametrize("when", [5, 60], ids=["before-the-first-update", "after-some-updates"])
     @pytest.mark.parametrize("fault", get_args(Fault))
+    @needs("guards")
     def test_fault_in_a_step_is_named(self, fault: Fault, when: int) -> None:
-        needs(self.guards, "guards")
         self._refused(self.make(self._faulty(fault, when=when)), fault)
 
     @pytest.mark.parametrize("when", [1, 3], ids=["first", "third"])
     @pytest.mark.parametrize("fault", RESET_FAULTS)
+    @needs("guards")
     def test_fault_in_a_reset_is_named(self, fault: Fault, when: int) -> None:
-        needs(self.guards, "guards")
         self._refused(self.make(self._faulty(fault, when=when, call="reset")), fault)
 
+    @needs("guards")
     def test_nothing_is_learned_from_a_faulty_rollout(self) -> None:
-        needs(self.guards, "guards")
         model = self.make(self._faulty("nan reward", when=5))
         before = learned(model)
         with pytest.raises(ValueError, match="nan"):
             self.learn(model)
         assert differences(before, learned(model)) == []
 
-    @pytest.mark.parametrize("kind", ["dummy", "native"])
     @pytest.mark.parametrize("fault", NOT_FINITE)
+    @needs("guards", "vectorised")
     def test_one_faulty_environment_of_several_is_named(self, fault: Fault, kind: EnvName) -> None:
-        needs(self.guards and self.vectorised, "guards")
-        needs(kind != "native" or self.native, "native environments")
         made = iter([self.env(), self._faulty(fault), self.env()])
         self._refused(self.make(several(lambda: next(made), 3, kind)), fault, r"env 1\b")
 
     @pytest.mark.parametrize("fault", ["short observation", "broadcast observation", "vector reward", "no reward"])
+    @needs("guards", "vectorised")
     def test_wrong_shape_in_a_dummy_vec_env_is_named(self, fault: Fault) -> None:
-        needs(self.guards and self.vectorised, "guards")
         # Here the user's own Monitor may be the first to stumble, so that only the note says what to look at.
         self._refused(self.make(several(partial(self._faulty, fault), 2)), fault, named="shape|reward")
 
@@ -96,8 +94,8 @@ class BadInput(Contract):
             assert f"{call}()" in "".join(error.value.__notes__) or call == "reset"
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork() in a process with threads
+    @needs("guards", "vectorised")
     def test_error_in_a_worker_process_says_so(self, capfd: pytest.CaptureFixture[str]) -> None:
-        needs(self.guards and self.vectorised, "guards")
         model = self.make(several(partial(self._faulty, "error"), 2, "subproc"))
         try:
             with pytest.raises(RuntimeError, match=r"worker process.*died"):
@@ -107,9 +105,9 @@ class BadInput(Contract):
                 process.terminate()
         assert "the motor is stuck" in capfd.readouterr().err
 
+    @needs("guards")
     def test_environment_without_end_is_no_hang(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever needs whole episodes says so; all others train."""
-        needs(self.guards, "guards")
         monkeypatch.setattr(collector, "LONG_EPISODE", 1000)  # an impatient collector, if it is this package's
         model, limit = self.make(self.env(length=None)), StopAt(50_000)
         try:
@@ -120,8 +118,8 @@ class BadInput(Contract):
         assert all_finite(model)
 
     @pytest.mark.parametrize("argument", [{"learning_rate": 1e6}, {"learning_rate": 1e30}], ids=str)
+    @needs("guards")
     def test_learning_rate_that_is_too_large_spoils_nothing(self, argument: dict[str, Any]) -> None:
-        needs(self.guards, "guards")
         model = self.make(**argument)
         try:
             self.learn(model)
@@ -129,16 +127,16 @@ class BadInput(Contract):
             assert "learning_rate" in str(error)  # noqa: PT017
         assert all_finite(model)
 
+    @needs("guards")
     def test_learning_rate_schedule_that_is_broken_is_named(self) -> None:
-        needs(self.guards, "guards")
         model = self.make(learning_rate=lambda progress: progress if progress > 0.7 else float("nan"))
         with pytest.raises(ValueError, match=r"learning_rate.*nan"):
             self.learn(model)
         assert all_finite(model)
 
     @pytest.mark.parametrize("scale", [1e30, 1e38])
+    @needs("guards")
     def test_rewards_beyond_all_bounds_spoil_nothing(self, scale: float) -> None:
-        needs(self.guards, "guards")
         model = self.make(self.env(scale=scale))
         try:
             self.learn(model)
@@ -147,17 +145,17 @@ class BadInput(Contract):
         assert all_finite(model)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    @needs("guards")
     def test_observation_to_predict_is_checked(self, bad: float) -> None:
-        needs(self.guards, "guards")
         model = self.make()
         with pytest.raises(ValueError, match=rf"observation.*{bad}"):
             model.predict(np.array([0, bad, 0], np.float32))
 
+    @needs("guards")
     def test_actions_that_do_not_start_at_zero(self) -> None:
         """Accepted and right, or refused."""
         if "Discrete" not in self.spec.action_spaces:
             pytest.skip("no Discrete actions")
-        needs(self.guards, "guards")
         try:
             model = self.make(Echo(spaces.Discrete(3, start=5)))
         except ValueError as error:

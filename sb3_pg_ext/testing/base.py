@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import gymnasium as gym
 import pytest
@@ -15,6 +16,8 @@ from sb3_pg_ext import registry
 from sb3_pg_ext.spec import ALL_ACTION_SPACES, ActionSpaceName, AlgorithmSpec
 from sb3_pg_ext.testing.environments import Echo, EnvName, ObservationName, several
 
+Test = TypeVar("Test", bound=Callable[..., None])
+
 #: Arguments that make the algorithms of a family quick, as far as a constructor has them.
 QUICK: dict[str, dict[str, Any]] = {
     "on_policy": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
@@ -22,6 +25,16 @@ QUICK: dict[str, dict[str, Any]] = {
     "policy_search": {"n_delta": 2},
     "model_based": {"buffer_size": 500, "learning_starts": 8, "batch_size": 8},
 }
+
+
+def needs(*promises: str) -> Callable[[Test], Test]:
+    """The test is left out of a class in which one of these attributes is false or None."""
+
+    def marked(test: Test) -> Test:
+        test.promises = promises  # type: ignore[attr-defined]
+        return test
+
+    return marked
 
 
 class Contract:
@@ -72,11 +85,16 @@ class Contract:
         super().__init_subclass__(**kwargs)
         if "key" in vars(cls) and "spec" not in vars(cls) and cls.key is not None:
             cls.spec = registry.get(cls.key)
+        for name in dir(cls) if hasattr(cls, "spec") else ():
+            promises = getattr(getattr(cls, name), "promises", ())
+            if not all(getattr(cls, promise) for promise in promises):
+                setattr(cls, name, None)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Every test that asks for one of these names runs once with each of its values."""
+        """Every test that asks for one of these names, without values of its own, runs once with each of ours."""
+        own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
         for name, values in self.parameters().items():
-            if name in metafunc.fixturenames:
+            if name in metafunc.fixturenames and name not in own:
                 metafunc.parametrize(name, values)
 
     def parameters(self) -> dict[str, list[Any]]:
@@ -86,6 +104,7 @@ class Contract:
             "unsupported_action": [name for name in ALL_ACTION_SPACES if name not in self.spec.action_spaces],
             "observation": self.observations(),
             "n_envs": [1, 3] if self.vectorised else [1],
+            "kind": ["dummy", "native"] if self.native else ["dummy"],
         }
 
     def observations(self) -> list[ObservationName]:
@@ -149,9 +168,3 @@ class Contract:
 def observation_space_of(env: Any) -> spaces.Space[Any]:
     """One slot's observation space of a ``VecEnv`` or of a gymnasium ``VectorEnv``."""
     return getattr(env, "single_observation_space", None) or env.observation_space
-
-
-def needs(promise: bool, what: str) -> None:
-    """Skip the test if the class does not promise this."""
-    if not promise:
-        pytest.skip(f"not promised: {what}")

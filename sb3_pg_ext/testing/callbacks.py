@@ -39,8 +39,8 @@ class CountingBar:
 class Callbacks(Contract):
     """Callbacks."""
 
+    @needs("stops_at_step")
     def test_one_call_for_every_step(self, n_envs: int) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         env, events = self.env(n_envs), Events()
         model = self.learn(self.make(env), callback=events)
         assert events.counts == list(range(n_envs, model.num_timesteps + 1, n_envs))
@@ -51,14 +51,14 @@ class Callbacks(Contract):
         self.learn(self.make(), callback=events)
         assert re.fullmatch("T(Rs+r)+t", events.events), events.events
 
+    @needs("stops_at_step")
     def test_order_of_calls_after_a_stop(self) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         events = StopAt(19)
         self.learn(self.make(), callback=events)
         assert re.fullmatch("T(Rs+r)*Rs+t", events.events), events.events
 
+    @needs("stops_at_step")
     def test_locals_hold_the_step(self, n_envs: int) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         seen = Locals()
         model = self.learn(self.make(self.env(n_envs)), callback=seen)
         assert seen.steps
@@ -72,23 +72,23 @@ class Callbacks(Contract):
     @pytest.mark.parametrize(
         "answer", [False, np.bool_(False), th.tensor(False), 0], ids=["False", "np.bool_", "tensor", "0"]
     )
+    @needs("stops_at_step")
     def test_any_falsy_answer_stops_at_this_step(self, answer: Any, call: int) -> None:
         """Episodes are 8 steps long: the stop comes in the middle of one and at the end of one."""
-        needs(self.stops_at_step, "callbacks at every step")
         events = StopAt(call, answer)
         model = self.learn(self.make(), callback=events)
         assert (events.n_calls, model.num_timesteps, total_steps(model.get_env())) == (call, call, call)
         assert events.events.endswith("st")
 
+    @needs("stops_at_step")
     def test_a_stop_in_the_first_rollout_learns_nothing(self) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         model = self.make()
         before = learned(model)
         self.learn(model, callback=StopAt(3))
         assert differences(before, learned(model)) == []
 
+    @needs("stops_at_step")
     def test_training_goes_on_after_a_stop(self) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         model = self.learn(self.make(), callback=StopAt(13))
         before = learned(model)
         self.learn(model, reset_num_timesteps=False)
@@ -96,15 +96,15 @@ class Callbacks(Contract):
         assert differences(before, learned(model))
         assert {episode["l"] for episode in list(model.ep_info_buffer)[1:]} == {8}
 
+    @needs("stops_at_step", "vectorised")
     def test_stops_after_so_many_episodes_in_two_environments(self) -> None:
         """Three episodes in each, of 8 steps."""
-        needs(self.stops_at_step and self.vectorised, "callbacks at every step of several environments")
         model = self.make(self.env(2))
         self.learn(model, 1000, stock.StopTrainingOnMaxEpisodes(max_episodes=3))
         assert model.num_timesteps == 2 * 3 * 8
 
+    @needs("stops_at_step")
     def test_list_and_function_serve_as_callback(self) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         first, second, callers = Events(), Events(), []
 
         def function(locals_: dict[str, Any], globals_: dict[str, Any]) -> bool:
@@ -116,8 +116,8 @@ class Callbacks(Contract):
         model = self.learn(self.make(), callback=function)
         assert callers == [model] * model.num_timesteps
 
+    @needs("stops_at_step")
     def test_evaluation_callback(self, tmp_path: Path) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         evaluation = stock.EvalCallback(
             self.env(1), eval_freq=30, n_eval_episodes=2, log_path=str(tmp_path), best_model_save_path=str(tmp_path)
         )
@@ -130,9 +130,9 @@ class Callbacks(Contract):
         assert evaluation.best_mean_reward == best
         assert model.num_timesteps in saved_at(evaluation)
 
+    @needs("stops_at_step")
     def test_checkpoint_callback(self, tmp_path: Path) -> None:
         """Checkpoints are written in the midst of a rollout, and can be loaded."""
-        needs(self.stops_at_step, "callbacks at every step")
         self.learn(self.make(), 90, stock.CheckpointCallback(save_freq=20, save_path=str(tmp_path)))
         assert {f"rl_model_{n}_steps.zip" for n in (20, 40, 60, 80)} <= {path.name for path in tmp_path.iterdir()}
         model = self.spec.cls.load(tmp_path / "rl_model_40_steps.zip", self.env(), device="cpu")  # type: ignore[attr-defined]
@@ -147,8 +147,8 @@ class Callbacks(Contract):
         with pytest.raises(ZeroDivisionError, match="of the callback"):
             self.learn(self.make(), callback=fail)
 
+    @needs("stops_at_step")
     def test_progress_bar_counts_the_steps(self, monkeypatch: pytest.MonkeyPatch, n_envs: int) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         monkeypatch.setattr(stock, "tqdm", CountingBar)
         model = self.make(self.env(n_envs))
         for continued in (False, True):

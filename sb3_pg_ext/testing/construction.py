@@ -115,13 +115,13 @@ class Construction(Contract):
         with pytest.raises(TypeError, match="learning_rat"):
             self.make(learning_rat=1e-3)
 
+    @needs("guards")
     def test_the_nearest_argument_is_suggested(self) -> None:
-        needs(self.guards, "guards")
         with pytest.raises(TypeError, match=r"'learning_rat'.*'learning_rate'"):
             self.make(learning_rat=1e-3)
 
+    @needs("guards")
     def test_senseless_argument_is_refused_by_name(self, senseless: tuple[str, Any]) -> None:
-        needs(self.guards, "guards")
         name, value = senseless
         with pytest.raises((ValueError, TypeError), match=name) as error:
             self.make(**{name: value})

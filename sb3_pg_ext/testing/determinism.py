@@ -43,10 +43,10 @@ class Determinism(Contract):
     def test_another_seed_gives_another_result(self) -> None:
         assert self._result(seed=3) != self._result(seed=4)
 
+    @needs("vectorised")
     def test_environments_in_processes_give_the_same_result(self) -> None:
-        needs(self.vectorised, "several environments")
         assert self._result(n_envs=2, kind="subproc") == self._result(n_envs=2)
 
+    @needs("native", "vectorised")
     def test_native_environments_give_the_same_result(self) -> None:
-        needs(self.native and self.vectorised, "native environments")
         assert self._result(n_envs=2, kind="native") == self._result(n_envs=2)

@@ -59,8 +59,8 @@ class Learning(Contract):
         assert differences(before, weights(model)), "no parameter has changed"
         assert all_finite(model)
 
+    @needs("solves")
     def test_learns_what_can_be_learned(self) -> None:
-        needs(self.solves is not None, "solves")
         env = self.env(4 if self.vectorised else 1)
         model = self.learn(self.make(env, **self.solver), self.solves)
         mean, _ = evaluate_policy(model, env, n_eval_episodes=40)
@@ -93,8 +93,8 @@ class Learning(Contract):
         assert differences(before, learned(model)) == []
 
     @pytest.mark.parametrize("total", [-5, float("nan"), float("inf"), "many"])
+    @needs("guards")
     def test_senseless_total_is_refused_by_name(self, total: Any) -> None:
-        needs(self.guards, "guards")
         with pytest.raises((ValueError, TypeError), match=f"total_timesteps.*{total}"):
             self.learn(self.make(), total)
 

@@ -58,14 +58,14 @@ class Saving(Contract):
         ("saved", "loaded"),
         [("model", "model"), ("model", "model.zip"), ("model.zip", "model"), ("a/b/model", "a/b/model")],
     )
-    @pytest.mark.parametrize("kind", [str, Path])
+    @pytest.mark.parametrize("path_type", [str, Path])
     @pytest.mark.filterwarnings("ignore:Path .* does not exist. Will create it")
     def test_file_may_be_named_with_and_without_suffix(
-        self, tmp_path: Path, kind: Any, saved: str, loaded: str
+        self, tmp_path: Path, path_type: Any, saved: str, loaded: str
     ) -> None:
         model = self.make()
-        model.save(kind(tmp_path / saved))
-        assert differences(learned(model), learned(self.load(kind(tmp_path / loaded)))) == []
+        model.save(path_type(tmp_path / saved))
+        assert differences(learned(model), learned(self.load(path_type(tmp_path / loaded)))) == []
 
     def test_file_may_be_a_file_object(self) -> None:
         model, file = self.make(), io.BytesIO()
@@ -143,13 +143,13 @@ class Saving(Contract):
         model.get_env().seed(11)
         return fingerprint(self.learn(model, reset_num_timesteps=False))
 
+    @needs("stops_at_step")
     def test_saving_does_not_disturb_training(self, tmp_path: Path) -> None:
-        needs(self.stops_at_step, "callbacks at every step")
         checkpoints = CheckpointCallback(save_freq=20, save_path=str(tmp_path))
         assert fingerprint(self.learn(self.make(), callback=checkpoints)) == fingerprint(self.trained())
 
+    @needs("vectorised")
     def test_number_of_environments_may_change(self, tmp_path: Path) -> None:
-        needs(self.vectorised, "several environments")
         model = self.trained(self.env(1))
         model.save(tmp_path / "model")
         env = self.env(3)
@@ -236,9 +236,8 @@ class Saving(Contract):
             model.set_parameters(parameters, exact_match=True)
         model.set_parameters(parameters, exact_match=False)
 
+    @needs("key")
     def test_registry_finds_the_class_of_the_file(self, tmp_path: Path) -> None:
-        if self.key is None:
-            pytest.skip("the algorithm is not in the registry")
         model = self.make()
         model.save(tmp_path / "model")
         loaded = registry.load(tmp_path / "model", device="cpu")

@@ -27,6 +27,7 @@ class Tuning(Contract):
     def test_search_space_is_plain_data(self) -> None:
         assert space_from_json(space_to_json(self.spec.space)) == dict(self.spec.space)
 
+    @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")  # of PPO, about odd sizes
     def test_every_sample_of_the_search_space_builds_a_model(self) -> None:
         import optuna
 

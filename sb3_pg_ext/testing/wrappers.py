@@ -65,8 +65,8 @@ class Wrappers(Contract):
     def test_wrapped_environment(self, wrapper: Any) -> None:
         self._learns(wrapper(self.env()))
 
+    @needs("native")
     def test_native_environments(self, n_envs: int) -> None:
-        needs(self.native, "native environments")
         model = self._learns(self.env(n_envs, "native"))
         assert model.n_envs == n_envs
         assert model.num_timesteps == total_steps(model.get_env())
@@ -84,9 +84,9 @@ class Wrappers(Contract):
         with pytest.raises(ValueError, match=r"[Oo]bservation space"):
             model.set_env(self.env(observation="matrix"))
 
+    @needs("stops_at_step")
     def test_environment_is_not_reset_between_two_calls(self) -> None:
         """Only the first call and the ends of episodes reset it, unless the count begins anew."""
-        needs(self.stops_at_step, "steps of its own")
         env = self.env()
         model = self.trained(env)
         self.learn(model, reset_num_timesteps=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n-envs", type=whole, metavar="N", help="copies of the environment to train in (tuned settings, else 1)")
     add("--vec-env", choices=("dummy", "subproc", "native"), default="dummy", help="how the copies run (dummy)")
     add("--env-kwargs", nargs="+", default=[], metavar="K:V", help="arguments for the environments")
-    evaluation = parser.add_argument_group("evaluation")
-    add = evaluation.add_argument
+    _add_evaluation_arguments(parser.add_argument_group("evaluation").add_argument)
+    _add_other_arguments(parser.add_argument_group("other").add_argument)
+
+
+def _add_evaluation_arguments(add: Callable[..., Any]) -> None:
     add("--n-evaluations", type=whole, default=20, metavar="K", help="evaluations per run, evenly spread (20)")
     add("--eval-freq", type=whole, metavar="STEPS", help="steps between evaluations, instead of --n-evaluations")
     add("--eval-episodes", type=whole, default=20, metavar="K", help="episodes per evaluation (20)")
@@ -73,8 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="episodes of the test after training, 0 for none (100)",
     )
     add("--stochastic", action="store_true", help="evaluate with sampled actions instead of the mode of the policy")
-    other = parser.add_argument_group("other")
-    add = other.add_argument
+
+
+def _add_other_arguments(add: Callable[..., Any]) -> None:
     add("--seed", type=count, default=0, metavar="S", help="master seed, from which all seeds are derived (0)")
     add("--no-zoo-config", action="store_true", help="defaults of the signature instead of tuned settings")
     add("--retry-failed", action="store_true", help="run again what has failed before")
@@ -121,7 +125,8 @@ def run(args: argparse.Namespace) -> int:
         if args.retry_failed:
             store.retry_failed([run.key for run in runs])
         executor = LocalProcesses(store, args.jobs, silence=args.stall_limit)
-        size = f"{len(variants)} algorithms × {len(study.env_ids)} environments × {args.seeds} seeds"
+        factors = ((len(variants), "algorithm"), (len(study.env_ids), "environment"), (args.seeds, "seed"))
+        size = " × ".join(f"{number} {noun}{'s' * (number > 1)}" for number, noun in factors)
         print(f"{len(runs)} runs ({size}), {executor.jobs} at once, in {folder}", flush=True)
         return _carry_out(runs, store, executor, folder)
 
