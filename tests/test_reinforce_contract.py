@@ -241,7 +241,9 @@ def test_compiled_policy_is_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rate", [1e-3, np.float32(1e-3), lambda p: np.float64(p) * 1e-3, LinearSchedule(1e-3, 0.0, 1.0)], ids=str
+    "rate",
+    [1e-3, np.float32(1e-3), lambda p: np.float64(p) * 1e-3, LinearSchedule(1e-3, 0.0, 1.0)],
+    ids=lambda rate: type(rate).__name__,
 )
 def test_learning_rate_is_a_float_at_all_times(rate):
     model = small(learning_rate=rate)

@@ -30,15 +30,15 @@ RETURNS = {"reward_to_go": R.reward_to_go, "trajectory": R.total_return}
 class REINFORCE(OnPolicyBase):
     """REINFORCE: the score-function gradient over whole episodes.
 
-    A time limit is part of the task for ``baseline`` ``"mean"``, ``"optimal"`` and None: what would come after it counts
-    as 0. With ``baseline="value"`` the cut is continued by gamma V(s_T) of the terminal observation.
+    A time limit is part of the task for ``baseline`` ``"mean"``, ``"optimal"`` and None: what would come after it
+    counts as 0. With ``baseline="value"`` the cut is continued by gamma V(s_T) of the terminal observation.
 
     :param n_steps: steps per env and update, at least; every episode that was begun is finished
     :param n_episodes: episodes per update in all, at least one per env; overrides ``n_steps``
     :param returns: ``"reward_to_go"``: Psi_t = G_t; ``"trajectory"``: Psi_t = R(tau) for every t
-    :param discount_states: weigh step t by gamma^t, the exact gradient of the discounted start-state objective; without
-        it (usual practice) the estimate is biased when gamma < 1. R(tau) is discounted from the start of the episode, so
-        with ``returns="trajectory"`` the gradient is the exact one either way
+    :param discount_states: weigh step t by gamma^t, the exact gradient of the discounted start-state objective;
+        without it (usual practice) the estimate is biased when gamma < 1. R(tau) is discounted from the start,
+        so with ``returns="trajectory"`` the gradient is the exact one either way
     :param baseline: ``"value"`` V(s), fitted to the returns after the policy step; ``"mean"`` of the other episodes at
         their step t; ``"optimal"`` the same, weighted by the squared score norms (least variance); None
     :param gae_lambda: with ``baseline="value"``: below 1 the advantage is GAE(lambda), with less variance and some bias

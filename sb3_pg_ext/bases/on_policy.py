@@ -261,7 +261,8 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
         if not np.isfinite(norm):
             raise NonFiniteError(
                 f"The gradient of the {name} loss (value {loss.item():g}) has norm {norm} in update "
-                f"{self._n_updates + 1}, after {self.num_timesteps} steps. The parameters are those before this update. "
+                f"{self._n_updates + 1}, after {self.num_timesteps} steps. "
+                "The parameters are those before this update. "
                 "Usual causes: learning_rate too large, or rewards too large for float32."
             )
 
