@@ -394,6 +394,7 @@ NOT_PLAIN = {
     "two activations": two_activations,
     "starts with an activation": starts_with_an_activation,
     "no bias": without_bias,
+    "no action net": lambda: with_replaced("action_net", lambda policy: nn.Identity(), net=[2]),
     "activation": lambda: make_policy(activation_fn=nn.SiLU),
     "hook": with_hook,
     "pre-hook": with_pre_hook,

@@ -65,7 +65,8 @@ class Walk(gym.Env):
         episode["rewards"].append(reward)
         episode.update(cut=cut, over=over)
         info = {"left": self.left, "deep": {"x": np.arange(2) * self.left}, "is_success": over and not cut}
-        return obs, reward, over and not cut, cut, info
+        truncated = cut or (over and self.np_random.random() < 0.5)  # some are over for both reasons
+        return obs, reward, over and not cut, truncated, info
 
 
 class Windowed(OnPolicyBase):
@@ -362,20 +363,26 @@ def test_windows_are_what_the_envs_went_through(observation):
     assert all(episode["over"] for one in env.envs for episode in one.episodes[:-1])  # never reset in between
 
 
+class Reuses(gym.Env):
+    """Writes everything into the same array and the same dict."""
+
+    observation_space = spaces.Box(-100, 100, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self):
+        self.buffer, self.info = np.zeros(1, np.float32), {}
+
+    def reset(self, *, seed=None, options=None):
+        self.buffer[:] = -7
+        return self.buffer, {}
+
+    def step(self, action):
+        self.buffer += 1
+        self.info["x"] = float(self.buffer[0])
+        return self.buffer, 1.0, False, bool(self.buffer[0] == -4), self.info
+
+
 def test_terminal_observations_survive_an_env_that_reuses_its_array():
-    class Reuses(gym.Env):
-        observation_space = spaces.Box(-100, 100, (1,), np.float32)
-        action_space = spaces.Discrete(2)
-        buffer = np.zeros(1, np.float32)
-
-        def reset(self, *, seed=None, options=None):
-            self.buffer[:] = -7
-            return self.buffer, {}
-
-        def step(self, action):
-            self.buffer += 1
-            return self.buffer, 1.0, False, bool(self.buffer[0] == -4), {}
-
     model = reinforce(DummyVecEnv([Reuses]), n_steps=6)
     model.learn(6)
     np.testing.assert_array_equal(model.rollout.observations[:, 0], [-7, -6, -5] * 2)
@@ -564,6 +571,12 @@ def test_direct_steps_give_arrays_and_infos_of_their_own():
         step(np.zeros(2, int))
     for a, b in zip(kept, copies, strict=True):
         check_same(a, b)
+    reuses = DummyVecEnv([Reuses])
+    reuses.reset()
+    step_again = stepper(reuses)
+    infos = [step_again(np.zeros(1, int))[3][0] for _ in range(4)]
+    assert [info["x"] for info in infos] == [-6, -5, -4, -6]
+    assert ["terminal_observation" in info for info in infos] == [False, False, True, False]
     kept[0][3][0]["mine"] = 1
     assert "mine" not in step(np.zeros(2, int))[3][0]
 

@@ -97,6 +97,7 @@ def test_other_choices_are_refused_with_what_is_allowed(value, allowed):
 
 def test_choices_are_of_their_own_type():
     check_choice("x", 1, (1, 2))
+    check_choice("x", "".join(["gre", "en"]), Color)  # equal, not identical
     for value in (True, 1.0):
         with pytest.raises(ValueError, match="allowed are 1, 2"):
             check_choice("x", value, (1, 2))

@@ -293,8 +293,7 @@ def mean_return(model, episodes):
 
 def corridor(seed, steps):
     """p(right) after the settings of zoo_configs/rwr.yml; all three states look alike."""
-    settings = {"gamma": 1.0, "transform": "shift", "weight": "trajectory", "baseline": None, "n_steps": 512}
-    settings |= {"batch_size": 1024, "learning_rate": 1e-2, "policy_kwargs": LINEAR}
+    settings = {"gamma": 1.0, "transform": "shift", "weight": "trajectory", "baseline": None, "policy_kwargs": LINEAR}
     model = sb3_pg_ext.make("rwr", "ShortCorridor-v0", n_envs=16, seed=seed, device="cpu", **settings)
     model.learn(steps, Budget(steps))
     return model.policy.get_distribution(th.ones(1, 1)).distribution.probs[0, 1].item()

@@ -47,6 +47,10 @@ class DropIn(BaseAlgorithm):
         super().set_random_seed(seed)
         self.rng = np.random.default_rng(seed)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """As upstream's, but never below 0: the last rollout may go past the total, and a schedule with it."""
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
     def _restore_rng(self) -> None:
         """Continue a loaded model's noise where it was, instead of replaying it from the seed."""
         if self._rng_state is not None:

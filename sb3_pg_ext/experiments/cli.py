@@ -71,7 +71,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
     from sb3_pg_ext.registry import UnknownAlgorithmError
 
-    return (ValueError, FileNotFoundError, ImportError, UnknownAlgorithmError)
+    return (ValueError, OSError, ImportError, UnknownAlgorithmError)
 
 
 if __name__ == "__main__":

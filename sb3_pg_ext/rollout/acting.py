@@ -124,6 +124,7 @@ def is_plain_mlp(policy: Any) -> bool:
         and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_dist) in _HEADS
         and policy.device.type == "cpu"
+        and type(policy.action_net) is nn.Linear
         and _are_compilable(_actor_layers(policy))
         and not any(m._forward_hooks or m._forward_pre_hooks for m in policy.modules())
     )

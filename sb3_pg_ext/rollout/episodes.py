@@ -279,7 +279,7 @@ def _rollout(
     observations = steps.observations_at(index)
     return Rollout(
         observations={k: to_device(v) for k, v in observations.items()} if steps.is_dict else to_device(observations),
-        actions=to_device(steps.actions[index]),
+        actions=to_device(_as_rows(steps.actions[index])),
         rewards=to_device(rewards).T,
         live=to_device(live).T,
         continues=to_device(continues.astype(rewards.dtype)).T,
@@ -287,6 +287,11 @@ def _rollout(
         cut_observations=_stack(cut_observations),
         collected=steps.size * steps.n_envs,
     )
+
+
+def _as_rows(actions: Array) -> Array:
+    """(B,) or (B, A): distributions know the entries of an action, not the shape in which the env wants them."""
+    return actions.reshape(len(actions), -1) if actions.ndim > 1 else actions
 
 
 def _stack(observations: list[Any]) -> Any:
