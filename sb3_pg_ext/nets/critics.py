@@ -103,7 +103,7 @@ class StateActionCritic(Critic):
         """
         features = self._features(obs)
         action_shape = self.action_space.shape or ()
-        leading = actions.shape[: actions.ndim - len(action_shape)]
+        leading = actions.shape[:-1] if action_shape else actions.shape  # the entries of an action stand in one row
         coded = preprocess_obs(actions.reshape(-1, *action_shape), self.action_space, normalize_images=False)
         assert isinstance(coded, Tensor)
         inputs = th.cat([features.repeat(len(coded) // len(features), 1), coded.flatten(1)], dim=1)
