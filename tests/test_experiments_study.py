@@ -53,7 +53,7 @@ def rows(folder: Path, columns: str) -> list[Any]:
             return []
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -131,32 +131,43 @@ def _start(folder: Path, *extra: str) -> subprocess.Popen[str]:
 
 
 def _kill_a_worker_in_mid_run(folder: Path, killed: list[str]) -> None:
-    def owner() -> str | None:
-        found = rows(folder, "status, step, owner")
-        alive = (o for status, step, o in found if status == "running" and step >= 200 and not Owner.parse(o).is_dead())
-        return next(alive, None)
+    """Stop it first and look again: a run that comes to its end just before the signal is not one that was killed."""
 
-    found = wait_for(owner)
+    def midway() -> set[str]:
+        found = rows(folder, "status, step, owner")
+        return {o for status, step, o in found if status == "running" and step >= 200}
+
+    def stopped() -> str | None:
+        for owner in midway():
+            pid = Owner.parse(owner).pid
+            if Owner.parse(owner).is_dead():  # left behind by the first call, not released yet
+                continue
+            os.kill(pid, signal.SIGSTOP)
+            if owner in midway():
+                return owner
+            os.kill(pid, signal.SIGCONT)
+        return None
+
+    found = wait_for(stopped)
     os.kill(Owner.parse(found).pid, signal.SIGKILL)
     killed.append(found)
 
 
-@pytest.mark.slow
 def test_kill_9_of_the_driver_and_of_a_worker_changes_nothing(tmp_path: Path) -> None:
-    size = ("--seeds", "2", "-P", "2", "-n", "2000")
+    size = ("--seeds", "2", "-P", "2", "-n", "4000")
     assert main(compare(tmp_path / "whole", *size)) == 0
     folder = tmp_path / "killed"
     driver = _start(folder, *size)
 
     def halfway() -> bool:
         found = rows(folder, "status, step")
-        return any(status == "finished" for status, _ in found) and any(s == "running" and step for s, step in found)
+        return any(s == "finished" for s, _ in found) and any(s == "running" and 0 < step < 2000 for s, step in found)
 
     wait_for(halfway)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     owners = [Owner.parse(owner) for (owner,) in rows(folder, "owner") if owner]
-    wait_for(lambda: all(owner.is_dead() for owner in owners), seconds=10)  # workers end with their driver
+    wait_for(lambda: all(owner.is_dead() for owner in owners))  # workers end with their driver
     assert driver.stdout is not None
     driver.stdout.close()
     finished = {row for row in rows(folder, "key, started, status") if row[2] == "finished"}
@@ -177,6 +188,7 @@ def test_kill_9_of_the_driver_and_of_a_worker_changes_nothing(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and then by the driver too, in a background job
     driver = _start(tmp_path, "--seeds", "1", "-n", "1000000")
     wait_for(lambda: any(status == "running" for (status,) in rows(tmp_path, "status")))
     owners = [Owner.parse(owner) for (owner,) in rows(tmp_path, "owner") if owner]
@@ -354,6 +366,12 @@ def test_a_wrong_command_stops_before_anything_is_written(
     assert complaint in error
     assert "Traceback" not in error
     assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    assert main(compare(tmp_path / "file", "--seeds", "1")) == 2
+    assert f"the folder {tmp_path / 'file'} cannot be created: File exists" in capsys.readouterr().err
 
 
 def test_labels_and_settings_must_differ() -> None:

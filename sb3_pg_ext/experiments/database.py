@@ -51,8 +51,12 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open the file, creating it and its tables if need be.
 
     :raises ValueError: it is not a study, or of a newer version of this package
+    :raises OSError: its folder cannot be created
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"the folder {path.parent} cannot be created: {error.strerror}") from error
     database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
     database.row_factory = sqlite3.Row
     try:
