@@ -1,4 +1,7 @@
-"""Write the tables that are derived from the registry: ``python docs/make_tables.py`` (``--check``: only compare)."""
+"""Write the tables that are derived from the registry or from results: ``python docs/make_tables.py``.
+
+``--check`` only compares.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import sys
 from pathlib import Path
 
 import sb3_pg_ext
+from sb3_pg_ext.diagnostics.records import from_json
+from sb3_pg_ext.experiments.gradient_report import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- algorithms: written by `python docs/make_tables.py` -->\n"
+GRADLAB = "<!-- gradlab: written by `python docs/make_tables.py` from gradlab/gradlab.json -->\n"
 END = "<!-- end -->"
 
 
@@ -32,13 +38,22 @@ def _relative(page: Path, key: str) -> str:
     return f"{prefix}{key}.md"
 
 
+def gradients(page: Path) -> str:
+    """What `sb3-pg gradlab -f docs/gradlab` has found."""
+    measurements, command = from_json((page.parent / "gradlab/gradlab.json").read_text())
+    return f"Made by `{command}`:\n\n{markdown(measurements, every_size=False)}"
+
+
 def updated(page: Path) -> str:
     text = page.read_text()
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + algorithms(page) + END + rest.split(END, 1)[1]
+    for begin, content in ((BEGIN, algorithms), (GRADLAB, gradients)):
+        if begin in text:
+            before, rest = text.split(begin)
+            text = before + begin + content(page) + END + rest.split(END, 1)[1]
+    return text
 
 
-PAGES = [ROOT / "README.md", ROOT / "docs/index.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs/index.md", ROOT / "docs/gradients.md"]
 
 
 def main() -> int:

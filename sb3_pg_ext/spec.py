@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 
 Family = Literal["on_policy", "off_policy", "policy_search", "model_based"]
 ActionSpaceName = Literal["Box", "Discrete", "MultiDiscrete", "MultiBinary"]
+Holds = Literal["mean", "limit", "direction"]
 ALL_FAMILIES: tuple[Family, ...] = get_args(Family)
 ALL_ACTION_SPACES: tuple[ActionSpaceName, ...] = get_args(ActionSpaceName)
 
@@ -312,6 +313,44 @@ def constructor_parameters(cls: type) -> tuple[dict[str, inspect.Parameter], boo
 
 
 @dataclass(frozen=True)
+class GradientClaim:
+    """What one update of an algorithm is an estimate of. :mod:`sb3_pg_ext.diagnostics` measures whether that is so.
+
+    The update is taken with plain gradient ascent, a learning rate of 1, no clipping, no entropy bonus and no critic
+    loss, from M whole episodes of H steps each, so that the change of the policy's parameters is the estimate.
+
+    :param name: of the variant, unique within the algorithm
+    :param options: constructor arguments with which that holds, beside those just named
+    :param target: what is estimated: a name of ``sb3_pg_ext.diagnostics.targets``, or ``"module:function"`` of your own
+        (from testbed and model to P numbers)
+    :param holds: ``"mean"``: the estimate's expectation is the target, for every M; ``"limit"``: its bias vanishes as
+        1 / M does; ``"direction"``: as ``"limit"``, up to a positive factor
+    :param bias: in a sentence, why the target is not the gradient of the objective; empty where it is
+    :param mean_over: the update follows the mean over ``"episodes"``, or over ``"steps"``, which is 1 / H of it; the
+        natural gradient is the same for both
+    :param estimate: how an estimate is had: a name of ``sb3_pg_ext.diagnostics.estimates``, or ``"module:function"``
+        (from testbed and model to P numbers)
+    :param action_spaces: where the variant exists
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    target: str = "gradient"
+    holds: Holds = "mean"
+    bias: str = ""
+    mean_over: Literal["episodes", "steps"] = "episodes"
+    estimate: str = "one_update"
+    action_spaces: tuple[ActionSpaceName, ...] = ALL_ACTION_SPACES
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("holds", get_args(Holds)), ("mean_over", ("episodes", "steps"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} of the claim {self.name!r}: allowed are {allowed}")
+        if not set(self.action_spaces) <= set(ALL_ACTION_SPACES):
+            raise ValueError(f"action_spaces={self.action_spaces} of {self.name!r}: allowed are {ALL_ACTION_SPACES}")
+
+
+@dataclass(frozen=True)
 class AlgorithmSpec:
     """Everything the rest of the package needs to know of one algorithm.
 
@@ -322,6 +361,7 @@ class AlgorithmSpec:
     :param space: the search space for tuning; its names are arguments of the constructor
     :param policies: names accepted as ``policy``, the default first
     :param tags: what a user of the class has to know, such as ``"action_masks"`` or ``"recurrent"``
+    :param claims: what its updates are estimates of; ``sb3-pg gradlab`` measures it
     """
 
     cls: type
@@ -331,6 +371,7 @@ class AlgorithmSpec:
     space: Space = field(default_factory=dict)
     policies: tuple[str, ...] = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
     tags: tuple[str, ...] = ()
+    claims: tuple[GradientClaim, ...] = ()
     _ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"self", "policy", "env", "_init_setup_model"})
 
     def __post_init__(self) -> None:
@@ -352,6 +393,18 @@ class AlgorithmSpec:
         strange = [name for name in self.space if name.split(".")[0] not in named]
         if strange and not open_ended:
             raise ValueError(f"space of {owner} holds {strange}, which its constructor does not take: {list(named)}")
+        self._check_claims(owner, list(named), open_ended)
+
+    def _check_claims(self, owner: str, named: list[str], open_ended: bool) -> None:
+        if not (isinstance(self.claims, tuple) and all(isinstance(claim, GradientClaim) for claim in self.claims)):
+            raise TypeError(f"claims={self.claims!r} of {owner} must be a tuple of GradientClaim")
+        names = [claim.name for claim in self.claims]
+        if len(set(names)) < len(names):
+            raise ValueError(f"claims of {owner} must have different names, not {names}")
+        for claim in self.claims:
+            strange = [option for option in claim.options if option not in named]
+            if strange and not open_ended:
+                raise ValueError(f"the claim {claim.name!r} of {owner} sets {strange}, which it does not take: {named}")
 
     @property
     def _constructor(self) -> tuple[dict[str, inspect.Parameter], bool]:

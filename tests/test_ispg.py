@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common import policies
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 
-import sb3_pg_ext
 from sb3_pg_ext.algorithms import ispg
 from sb3_pg_ext.algorithms.ispg import ISPG
 from sb3_pg_ext.algorithms.reinforce import REINFORCE
@@ -390,32 +387,3 @@ def test_a_minibatch_is_an_estimate_of_the_whole_gradient(collected, monkeypatch
 def test_senseless_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ISPG("MlpPolicy", "CartPole-v1", **options)
-
-
-# Learning
-
-
-class Budget(BaseCallback):
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def _on_step(self):
-        return self.num_timesteps < self.steps
-
-
-def cartpole(seed, steps):
-    """The settings of zoo_configs/ispg.yml."""
-    model = sb3_pg_ext.make("ispg", "CartPole-v1", n_envs=4, seed=seed, device="cpu")
-    return model.learn(steps, Budget(steps))
-
-
-def mean_return(model, episodes):
-    env = as_vec_env("CartPole-v1", n_envs=10, seed=987_654)
-    return evaluate_policy(model, env, episodes, deterministic=True)[0]
-
-
-@pytest.mark.slow
-def test_cartpole_at_100k_steps():
-    returns = [mean_return(cartpole(seed, 100_000), 100) for seed in range(5)]
-    assert np.mean(returns) >= 400, returns

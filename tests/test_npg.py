@@ -8,12 +8,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
 import sb3_pg_ext.envs
-from sb3_pg_ext import make
 from sb3_pg_ext.algorithms.npg import NPG
 from sb3_pg_ext.bases import value_regression
 from sb3_pg_ext.bases.actor_jacobian import actor_jacobian, actor_scores, family_of, parameters_of
@@ -525,64 +522,3 @@ def test_a_step_that_breaks_the_policy_is_taken_back(natural):
     assert th.equal(before, flatten(model.policy.parameters()))
     model.step_size = 0.01
     model.train()
-
-
-# --- learning
-
-
-def mean_return(model, env_id):
-    env = make_vec_env(env_id, 10, seed=987_654)
-    return float(evaluate_policy(model, env, 100, deterministic=True)[0])
-
-
-def settings(env_id):
-    from sb3_pg_ext.experiments.zoo_configs import zoo_config
-
-    entry = dict(zoo_config("npg", env_id))
-    entry.pop("policy", None)
-    return entry
-
-
-def trained(env_id, seed, steps):
-    return make("npg", env_id, seed=seed, device="cpu", **settings(env_id)).learn(steps)
-
-
-def test_cartpole_is_on_its_way_after_20k_steps():
-    model = make("npg", "CartPole-v1", n_envs=4, n_steps=256, seed=0, device="cpu").learn(20_000)
-    env = make_vec_env("CartPole-v1", 10, seed=987_654)
-    assert evaluate_policy(model, env, 20, deterministic=True)[0] >= 300
-
-
-@pytest.mark.slow
-def test_cartpole_is_solved_at_100k_steps():
-    assert min(mean_return(trained("CartPole-v1", seed, 100_000), "CartPole-v1") for seed in range(5)) >= 475
-
-
-@pytest.mark.slow
-def test_pendulum_swings_up_at_250k_steps():
-    returns = sorted(mean_return(trained("Pendulum-v1", seed, 250_000), "Pendulum-v1") for seed in range(5))
-    assert returns[1] >= -250
-    assert max(returns) < -135  # the optimum is -138.5 +- 1.2
-
-
-@pytest.mark.slow
-def test_inverted_pendulum_stands_at_300k_steps():
-    returns = [mean_return(trained("InvertedPendulum-v5", seed, 300_000), "InvertedPendulum-v5") for seed in range(5)]
-    assert np.mean(returns) >= 950
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_short_corridor_goes_right_with_the_best_probability(seed):
-    model = corridor(seed, 200_000)
-    assert 0.54 <= p_right(model) <= 0.63
-
-
-def corridor(seed, steps):
-    env = as_vec_env(gym.make_vec("ShortCorridor-v0", 16, vectorization_mode="vector_entry_point"))
-    options = {"policy_kwargs": {"net_arch": []}, "gamma": 1.0, "gae_lambda": 1.0, "target_kl": 1e-3}
-    return NPG("MlpPolicy", env, n_steps=256, seed=seed, device="cpu", **options).learn(steps)
-
-
-def p_right(model):
-    return model.policy.get_distribution(th.ones(1, 1)).distribution.probs[0, 1].item()

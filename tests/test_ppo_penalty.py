@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 import sb3_pg_ext
 from sb3_pg_ext.algorithms.ppo_penalty import LARGEST_KL_COEF, SMALLEST_KL_COEF, PPOPenalty, adapted_coefficient
 from sb3_pg_ext.bases.behaviour import acting_behaviour, behaviour
 from sb3_pg_ext.rollout.guards import NonFiniteError
-from sb3_pg_ext.rollout.vector_env import as_vec_env
 from sb3_pg_ext.testing.environments import ACTION_SPACES, Echo
 from sb3_pg_ext.testing.learning import BatchNormExtractor
 
@@ -228,37 +225,3 @@ def test_an_update_that_fails_in_its_middle_changes_nothing(key, learning_rate):
         model.learn(64, log_interval=None, reset_num_timesteps=False)
     assert len(before) > 30
     assert all(th.equal(a, b) for a, b in zip(before, learned(model), strict=True))
-
-
-# Learning
-
-
-class Budget(BaseCallback):
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def _on_step(self):
-        return self.num_timesteps < self.steps
-
-
-def cartpole(seed, steps):
-    """The settings of zoo_configs/ppo_penalty.yml."""
-    settings = {"learning_rate": 1e-3, "n_steps": 128, "batch_size": 256, "gamma": 0.98, "gae_lambda": 0.9}
-    model = sb3_pg_ext.make("ppo_penalty", "CartPole-v1", n_envs=8, seed=seed, device="cpu", **settings)
-    return model.learn(steps, Budget(steps))
-
-
-def mean_return(model, episodes):
-    env = as_vec_env("CartPole-v1", n_envs=10, seed=987_654)
-    return evaluate_policy(model, env, episodes, deterministic=True)[0]
-
-
-def test_cartpole_is_on_its_way_after_20k_steps():
-    assert mean_return(cartpole(0, 20_000), 20) >= 100  # a random policy reaches 20
-
-
-@pytest.mark.slow
-def test_cartpole_is_solved_at_100k_steps():
-    returns = [mean_return(cartpole(seed, 100_000), 100) for seed in range(5)]
-    assert np.mean(returns) >= 475, returns

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import make_proba_distribution
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -565,51 +562,3 @@ def test_nothing_changes_if_one_of_the_two_gradients_is_not_finite():
     with pytest.raises(ValueError, match="gradient of the critic loss"):
         model.learn(8, reset_num_timesteps=False)
     assert th.equal(flat([*model.policy.parameters(), *model.critic.parameters()]), before)
-
-
-# --- learning
-
-
-def yml_settings() -> dict[str, Any]:
-    """Those of zoo_configs/qac.yml for CartPole-v1, spelled out so that neither can change unnoticed."""
-    return {"n_envs": 8, "gamma": 0.98}
-
-
-def test_yml_holds_the_settings_that_are_tested_here():
-    from sb3_pg_ext.experiments.zoo_configs import zoo_config
-
-    entry = dict(zoo_config("qac", "CartPole-v1"))
-    entry.pop("policy", None)
-    assert entry == yml_settings()
-
-
-@pytest.mark.slow
-def test_cartpole_is_solved_at_500k_steps():
-    returns = []
-    for seed in range(5):
-        model = sb3_pg_ext.make("qac", "CartPole-v1", seed=seed, device="cpu", **yml_settings()).learn(500_000)
-        env = make_vec_env("CartPole-v1", 10, seed=987_654)
-        returns.append(evaluate_policy(model, env, 100, deterministic=True)[0])
-    assert np.mean(returns) >= 475
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_corridor_of_states_that_look_alike(seed):
-    """With trace_decay=1 the critic's Q(a) is the mean of Q(s, a) over the states visited, which gives the gradient."""
-    env = gym.make_vec("ShortCorridor-v0", 2)
-    model = QAC("MlpPolicy", env, **CORRIDOR, seed=seed, device="cpu").learn(200_000)
-    with th.no_grad():
-        p_right = model.policy.get_distribution(th.ones(1, 1)).distribution.probs[0, 1].item()
-    assert 0.54 <= p_right <= 0.63
-
-
-CORRIDOR: dict[str, Any] = {
-    "learning_rate": LinearSchedule(3e-2, 0.0, 1.0),
-    "critic_learning_rate": LinearSchedule(3e-1, 0.0, 1.0),
-    "n_steps": 512,  # long against an episode of 12: what follows a window is continued by the aliased Q
-    "trace_decay": 1.0,
-    "gamma": 1.0,
-    "max_grad_norm": 10.0,
-    "policy_kwargs": {"net_arch": []},
-}

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sb3_pg_ext
@@ -266,55 +265,3 @@ def test_a_closed_form_model_is_saved_and_goes_on(tmp_path):
     loaded = RWR.load(tmp_path / "model", env=Echo("Box", "vector"))
     assert th.equal(loaded.policy.log_std, model.policy.log_std)
     loaded.learn(64, log_interval=None)
-
-
-# Learning
-
-
-class Budget(BaseCallback):
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def _on_step(self):
-        return self.num_timesteps < self.steps
-
-
-def cartpole(seed, steps, **options):
-    """The settings of zoo_configs/rwr.yml."""
-    model = sb3_pg_ext.make("rwr", "CartPole-v1", n_envs=4, seed=seed, device="cpu", **options)
-    return model.learn(steps, Budget(steps))
-
-
-def mean_return(model, episodes):
-    env = as_vec_env("CartPole-v1", n_envs=10, seed=987_654)
-    return evaluate_policy(model, env, episodes, deterministic=True)[0]
-
-
-def corridor(seed, steps):
-    """p(right) after the settings of zoo_configs/rwr.yml; all three states look alike."""
-    settings = {"gamma": 1.0, "transform": "shift", "weight": "trajectory", "baseline": None, "policy_kwargs": LINEAR}
-    model = sb3_pg_ext.make("rwr", "ShortCorridor-v0", n_envs=16, seed=seed, device="cpu", **settings)
-    model.learn(steps, Budget(steps))
-    return model.policy.get_distribution(th.ones(1, 1)).distribution.probs[0, 1].item()
-
-
-@pytest.mark.slow
-def test_cartpole_at_100k_steps():
-    returns = [mean_return(cartpole(seed, 100_000), 100) for seed in range(5)]
-    assert np.mean(returns) >= 195, returns
-
-
-@pytest.mark.slow
-def test_the_original_form_learns_cartpole_too():
-    """Whole trajectories, no critic."""
-    options = {"baseline": None, "weight": "trajectory", "ess_target": 0.2}
-    returns = [mean_return(cartpole(seed, 100_000, **options), 100) for seed in range(2)]
-    assert np.mean(returns) >= 195, returns
-
-
-@pytest.mark.slow
-def test_the_corridor_is_walked_at_random():
-    """The best p(right) is 2 - sqrt(2) = .586; p in [.54, .63] has a return of at least -12."""
-    p = [corridor(seed, 200_000) for seed in range(5)]
-    assert all(0.54 <= one <= 0.63 for one in p), p

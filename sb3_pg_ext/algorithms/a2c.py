@@ -8,7 +8,7 @@ with G_t the lambda-return (``gae_lambda=1``: n steps, then V).
 
 from stable_baselines3 import A2C
 
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus, When
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus, When
 
 SPEC = AlgorithmSpec(
     A2C,
@@ -26,4 +26,12 @@ SPEC = AlgorithmSpec(
         "rms_prop_eps": When("use_rms_prop", (True,), Float(1e-8, 1e-3, log=True)),
         "policy_kwargs.net_arch": Choice([64], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim(
+            "one step",
+            target="gradient_undiscounted_states",
+            bias="steps are not weighed by gamma^t, the usual practice",
+            mean_over="steps",
+        ),
+    ),
 )

@@ -29,7 +29,7 @@ from sb3_pg_ext.bases.transaction import all_or_nothing
 from sb3_pg_ext.functional import likelihood as L
 from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.rollout.episodes import Rollout, gather, scatter
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus, When
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus, When
 
 Baseline = Literal["value", "mean"]
 
@@ -221,6 +221,9 @@ class ISPG(OnPolicyBase):
         )
 
 
+#: Two whole-batch steps without truncation: from pi_old to pi, and the one that is of interest.
+_PLAIN = {"n_epochs": 2, "max_ratio": math.inf, "target_kl": None, "baseline": "mean", "discount_states": True}
+
 SPEC = AlgorithmSpec(
     ISPG,
     family="on_policy",
@@ -243,4 +246,24 @@ SPEC = AlgorithmSpec(
         "max_grad_norm": Float(0.3, 5.0, log=True),
         "policy_kwargs.net_arch": Choice([], [64], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim("on-policy", {**_PLAIN, "n_epochs": 1}),
+        *(
+            GradientClaim(f"off-policy, {ratio}", {**_PLAIN, "ratio": ratio}, estimate="at_another_policy")
+            for ratio in ("trajectory", "per_decision")
+        ),
+        GradientClaim(
+            "off-policy, step",
+            {**_PLAIN, "ratio": "step"},
+            target="gradient_at_old_states",
+            bias="states and returns stay those of the policy that acted",
+            estimate="at_another_policy",
+        ),
+        GradientClaim(
+            "off-policy, normalised",
+            {**_PLAIN, "ratio": "per_decision", "self_normalize": True},
+            holds="limit",
+            estimate="at_another_policy",
+        ),
+    ),
 )

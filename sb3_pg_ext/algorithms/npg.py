@@ -30,7 +30,7 @@ from sb3_pg_ext.functional.jacobian import Jacobian, flatten, unflatten
 from sb3_pg_ext.functional.returns import standardised
 from sb3_pg_ext.rollout.episodes import Rollout
 from sb3_pg_ext.rollout.guards import NonFiniteError
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus, When
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus, When
 
 Natural = Literal["fisher", "compatible"]
 StepRule = Literal["kl", "fixed"]
@@ -221,4 +221,22 @@ SPEC = AlgorithmSpec(
         "ent_coef": Choice(0.0, 1e-4, 1e-3, 1e-2),
         "policy_kwargs.net_arch": Choice([64], [64, 64], [256, 256]),
     },
+    claims=tuple(
+        GradientClaim(
+            natural,
+            {
+                "natural": natural,
+                "step_rule": "fixed",
+                "step_size": 1.0,
+                "cg_max_steps": 100,
+                "n_critic_updates": 1,
+                "gae_lambda": 1.0,
+                "normalize_advantage": False,
+            },
+            target="natural_gradient_undiscounted_states",
+            holds="limit",
+            bias="it is the natural gradient, with damping, and steps are not weighed by gamma^t",
+        )
+        for natural in ("fisher", "compatible")
+    ),
 )

@@ -23,7 +23,7 @@ from sb3_pg_ext.bases.transaction import all_or_nothing
 from sb3_pg_ext.functional.likelihood import importance_weights
 from sb3_pg_ext.functional.returns import standardised
 from sb3_pg_ext.rollout.episodes import Rollout
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 #: Between these beta can recover within some twenty updates, whatever happened before.
 SMALLEST_KL_COEF, LARGEST_KL_COEF = 1e-6, 1e6
@@ -122,4 +122,13 @@ SPEC = AlgorithmSpec(
         "max_grad_norm": Float(0.3, 5.0, log=True),
         "policy_kwargs.net_arch": Choice([64], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim(
+            "first step",
+            {"n_epochs": 1, "batch_size": None, "gae_lambda": 1.0, "target_kl": None, "normalize_advantage": False},
+            target="gradient_undiscounted_states",
+            bias="steps are not weighed by gamma^t, the usual practice",
+            mean_over="steps",
+        ),
+    ),
 )

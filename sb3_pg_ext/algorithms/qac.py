@@ -27,7 +27,7 @@ from sb3_pg_ext.bases.options import OnPolicyOptions, check_choice, check_count,
 from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.nets.critics import DiscreteCritic, StateActionCritic, critic_like
 from sb3_pg_ext.rollout.episodes import Rollout
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 CriticTarget = Literal["sarsa", "expected_sarsa"]
 ActorWeight = Literal["advantage", "q"]
@@ -225,4 +225,29 @@ SPEC = AlgorithmSpec(
         "max_grad_norm": Float(0.3, 5.0, log=True),
         "policy_kwargs.net_arch": Choice([], [64], [64, 64], [256, 256]),
     },
+    claims=(
+        *(
+            GradientClaim(
+                f"exact Q, {weight}",
+                {"actor_weight": weight, "discount_states": True},
+                mean_over="steps",
+                estimate="with_exact_critic",
+            )
+            for weight in ("q", "advantage")
+        ),
+        GradientClaim(
+            "exact Q, all actions",
+            {"all_actions": True, "discount_states": True},
+            mean_over="steps",
+            estimate="with_exact_critic",
+            action_spaces=("Discrete",),
+        ),
+        GradientClaim(
+            "exact Q, usual",
+            target="gradient_undiscounted_states",
+            bias="steps are not weighed by gamma^t, the usual practice",
+            mean_over="steps",
+            estimate="with_exact_critic",
+        ),
+    ),
 )

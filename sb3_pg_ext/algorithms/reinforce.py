@@ -20,7 +20,7 @@ from sb3_pg_ext.bases.options import OnPolicyOptions, check_choice
 from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.functional.likelihood import score_function_loss, squared_score_norms
 from sb3_pg_ext.rollout.episodes import Rollout
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus, When
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus, When
 
 Returns = Literal["reward_to_go", "trajectory"]
 Baseline = Literal["value", "mean", "optimal"]
@@ -139,4 +139,29 @@ SPEC = AlgorithmSpec(
         "max_grad_norm": Float(0.3, 5.0, log=True),
         "policy_kwargs.net_arch": Choice([], [64], [64, 64], [256, 256]),
     },
+    claims=(
+        *(
+            GradientClaim(f"to-go, {baseline or 'none'}", {"baseline": baseline, "discount_states": True})
+            for baseline in (None, "mean", "optimal", "value")
+        ),
+        *(
+            GradientClaim(
+                f"to-go, {baseline or 'none'}, usual",
+                {"baseline": baseline},
+                target="gradient_undiscounted_states",
+                bias="steps are not weighed by gamma^t, the usual practice",
+            )
+            for baseline in (None, "mean", "optimal", "value")
+        ),
+        *(
+            GradientClaim(f"trajectory, {baseline or 'none'}", {"returns": "trajectory", "baseline": baseline})
+            for baseline in (None, "mean", "optimal", "value")
+        ),
+        GradientClaim(
+            "GAE 0.8, wrong critic",
+            {"discount_states": True, "gae_lambda": 0.8},
+            target="gradient_with_critic",
+            bias="lambda < 1 lets the critic's errors in, and here the critic is random",
+        ),
+    ),
 )

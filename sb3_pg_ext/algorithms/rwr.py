@@ -32,7 +32,7 @@ from sb3_pg_ext.functional.likelihood import (
     weighted_least_squares,
 )
 from sb3_pg_ext.rollout.episodes import Rollout, joined
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus, When
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus, When
 
 Weight = Literal["trajectory", "reward_to_go"]
 Baseline = Literal["value"]
@@ -229,6 +229,9 @@ def check_linear_gaussian(policy: Any) -> None:
         )
 
 
+#: The first step of the regression is along the gradient of E[u(R)], which for a linear u is along that of J.
+_ONE_STEP = {"transform": "shift", "baseline": None, "n_epochs": 1, "batch_size": None, "min_log_std": float("-inf")}
+
 SPEC = AlgorithmSpec(
     RWR,
     family="on_policy",
@@ -250,4 +253,14 @@ SPEC = AlgorithmSpec(
         "max_grad_norm": Float(0.3, 5.0, log=True),
         "policy_kwargs.net_arch": Choice([], [64], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim("linear, trajectory", {**_ONE_STEP, "weight": "trajectory"}, holds="direction"),
+        GradientClaim(
+            "linear, to-go",
+            {**_ONE_STEP, "weight": "reward_to_go"},
+            target="gradient_undiscounted_states",
+            holds="direction",
+            bias="steps are not weighed by gamma^t, the usual practice",
+        ),
+    ),
 )

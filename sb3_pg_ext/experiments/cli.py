@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "write table, figure and report.md of a comparison again, finished or not",
     "train": "train one model, with the folders and spellings of rl_zoo3",
     "eval": "evaluate a saved model",
+    "gradlab": "measure every gradient estimator against the exact gradient",
     "algos": "list the algorithms, or everything about one",
 }
 _MODULES = {"eval": "evaluate"}
@@ -23,6 +24,7 @@ first steps:
   sb3-pg compare --algo reinforce ppo --env CartPole-v1 --seeds 3 -n 20000
   sb3-pg train --algo ppo --env CartPole-v1 -n 50000       a single model, in logs/ppo/CartPole-v1_1
   sb3-pg eval logs/ppo/CartPole-v1_1                       how good it is
+  sb3-pg gradlab                                           are the gradients right?
 
 Each command explains itself: sb3-pg compare --help
 """

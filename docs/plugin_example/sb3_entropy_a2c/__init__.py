@@ -14,7 +14,7 @@ from typing import Any
 
 from stable_baselines3 import A2C
 
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 
 # Step 1 of 3: the class. Its own arguments have names and defaults; all others go on to A2C.
@@ -67,4 +67,14 @@ SPEC = AlgorithmSpec(
         "gamma": OneMinus(1e-3, 0.1),
         "policy_kwargs.net_arch": Choice([64], [64, 64]),
     },
+    # What `sb3-pg gradlab --algo entropy_a2c` measures: without a bonus, a step is one along A2C's gradient.
+    claims=(
+        GradientClaim(
+            "no bonus",
+            {"target_entropy": -1.0},
+            target="gradient_undiscounted_states",
+            bias="steps are not weighed by gamma^t, the usual practice",
+            mean_over="steps",
+        ),
+    ),
 )

@@ -1,0 +1,323 @@
+r"""Small problems whose gradients are known, each with a policy at which they are estimated.
+
+Episodes have a fixed length H and end there, so that M episodes are M H steps for every algorithm. The exact answers
+are differentiable functions of a *law*, what the policy does in the problem: pi(a|s) ``(S, A)`` in a finite process;
+gain, standard deviation and offset of u ~ N(-K x + c, diag(std^2)) in a regulator. They are computed in float64, from a
+copy of the policy in float64.
+
+Beside J itself each bed has the surrogate
+
+    L = sum_t w_t E[ sum_a pi(a|s_t) Q_t(s_t, a) ],    s_t visited and a' chosen by the policy ``old``,
+    Q_t(s, a) = r + gamma E[ (1 - lambda) V(s') + lambda Q_{t+1}(s', a') ].
+
+At ``pi = old`` with ``w_t = gamma^t`` and ``lambda = 1`` its gradient is that of J (Sutton et al. 2000, theorem 1);
+otherwise it is what an estimator expects that leaves gamma^t out, uses a critic V, or weighs actions but not states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from sb3_pg_ext.diagnostics.names import TESTBED_NAMES
+from sb3_pg_ext.envs import oracles
+from sb3_pg_ext.envs.bandit import armed_bandit
+from sb3_pg_ext.envs.finite_mdp import FiniteMDP, FiniteMDPVectorEnv
+from sb3_pg_ext.envs.garnet import garnet
+from sb3_pg_ext.envs.lqr import LQR, LQRVectorEnv
+from sb3_pg_ext.rollout.vector_env import as_vec_env
+
+
+class Net:
+    """The actor and the critic of an SB3 MLP policy as functions in float64, with the actor's parameters."""
+
+    def __init__(self, policy: Any):
+        # A distribution keeps the graph of its last call, which cannot be copied and is not needed.
+        self.policy = deepcopy(policy, {id(policy.action_dist): policy.action_dist}).double()
+        self.parameters = actor_parameters(self.policy)
+
+    def actor(self, obs: Any) -> Tensor:
+        """Logits or mean actions, (B, A)."""
+        output: Tensor = self.policy.action_net(self.policy.mlp_extractor.forward_actor(_float64(obs)))
+        return output
+
+    def critic(self, obs: Any) -> Tensor:
+        """V(s), (B,), without gradient."""
+        values: Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(_float64(obs)))
+        return values.flatten().detach()
+
+    @property
+    def log_std(self) -> Tensor:
+        return self.policy.log_std
+
+    def gradient(self, scalar: Tensor) -> Tensor:
+        """d scalar / d theta of the actor's parameters, (P,)."""
+        gradients = th.autograd.grad(scalar, self.parameters, retain_graph=True, materialize_grads=True)
+        return th.cat([gradient.flatten() for gradient in gradients])
+
+    def jacobian(self, outputs: Tensor) -> Tensor:
+        """d outputs / d theta, (number of outputs, P)."""
+        return th.stack([self.gradient(output) for output in outputs.flatten()])
+
+
+def _float64(obs: Any) -> Tensor:
+    return th.as_tensor(obs, dtype=th.float64)
+
+
+def actor_parameters(policy: nn.Module) -> list[nn.Parameter]:
+    """Everything in an SB3 actor-critic policy that is not the critic's, in the policy's order."""
+    return [parameter for name, parameter in policy.named_parameters() if "value" not in name]
+
+
+class Gaussian(NamedTuple):
+    """u ~ N(-K x + bias, diag(std^2)): K ``(A, S)``, std ``(A,)``, bias ``(A,)``."""
+
+    K: Tensor
+    std: Tensor
+    bias: Tensor
+
+    def detach(self) -> Gaussian:
+        return Gaussian(*(part.detach() for part in self))
+
+
+@dataclass(frozen=True, eq=False)
+class Testbed:
+    """A problem, the policy's network, and where its parameters stand.
+
+    :param name: of the bed
+    :param problem: its record; ``problem.gamma`` is the discount of the objective
+    :param net_arch: hidden layers of the policy and of the critic
+    :param spread: standard deviation of the normal numbers that the parameters are
+    :param centre: what is added to them, by the name of the parameter
+    """
+
+    name: str
+    problem: Any
+    net_arch: Any = field(default_factory=list)
+    spread: float = 0.7
+    centre: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def horizon(self) -> int:
+        """H, steps of an episode."""
+        return self.problem.horizon or 1
+
+    @property
+    def action_space(self) -> str:
+        return type(self.problem.action_space).__name__
+
+    def vec_env(self, n_envs: int) -> VecEnv:
+        """``n_envs`` copies of the problem."""
+        raise NotImplementedError
+
+    def place(self, policy: nn.Module, shift: float = 0.0) -> None:
+        """Give every parameter its value.
+
+        :param shift: how far from there, in units of ``spread``, in a fixed random direction
+        """
+        generator = th.Generator().manual_seed(1)
+        for name, parameter in policy.named_parameters():
+            here, there = th.randn(2, *parameter.shape, generator=generator, dtype=th.float64)
+            centre = th.as_tensor(self.centre.get(name, 0.0), dtype=th.float64).expand(parameter.shape)
+            parameter.data.copy_(centre + self.spread * (here + shift * there))
+
+    def law(self, net: Net) -> Any:
+        raise NotImplementedError
+
+    def objective(self, law: Any) -> Tensor:
+        """J, the expected discounted return; a scalar."""
+        raise NotImplementedError
+
+    def surrogate(self, law: Any, old: Any, discount_states: bool, critic: Any = None, lam: float = 1.0) -> Tensor:
+        """L, a scalar (see the head of this module).
+
+        :param law: of pi; carries the gradient
+        :param old: the law whose states are visited and whose actions follow
+        :param discount_states: ``w_t = gamma^t``; else 1
+        :param critic: V as :meth:`critic` gives it; read for ``lam < 1`` only
+        :param lam: lambda
+        """
+        raise NotImplementedError
+
+    def critic(self, net: Net) -> Any:
+        """The policy's critic V, for :meth:`surrogate`."""
+        raise NotImplementedError
+
+    def fisher(self, net: Net, discount_states: bool) -> Tensor:
+        """E[score score^T] of one step, its state drawn with weight w_t from the steps of an episode; ``(P, P)``."""
+        raise NotImplementedError
+
+    def weights(self, discount_states: bool) -> list[float]:
+        """w_t of each step."""
+        return [self.problem.gamma**t if discount_states else 1.0 for t in range(self.horizon)]
+
+
+class FiniteBed(Testbed):
+    """A finite decision process that shows its state as a unit vector."""
+
+    problem: FiniteMDP
+
+    def vec_env(self, n_envs: int) -> VecEnv:
+        return as_vec_env(FiniteMDPVectorEnv(self.problem, n_envs))
+
+    def law(self, net: Net) -> Tensor:
+        return net.actor(self.problem.features).softmax(-1)
+
+    def objective(self, law: Tensor) -> Tensor:
+        return oracles.mdp_objective(self.problem, law, horizon=self.horizon)
+
+    def surrogate(
+        self, law: Tensor, old: Tensor, discount_states: bool, critic: Tensor | None = None, lam: float = 1.0
+    ) -> Tensor:
+        reward, transition = th.tensor(self.problem.reward), th.tensor(self.problem.transition)
+        V = th.zeros(self.problem.n_states, dtype=th.float64) if critic is None else critic
+        Q: list[Tensor] = []
+        after = th.zeros_like(V)
+        for _ in range(self.horizon):
+            Q.insert(0, reward + self.problem.gamma * transition @ after)
+            after = (1 - lam) * V + lam * (old * Q[0]).sum(1)
+        total, visits = th.zeros((), dtype=th.float64), th.tensor(self.problem.start)
+        for weight, Q_t in zip(self.weights(discount_states), Q, strict=True):
+            total = total + weight * (visits[:, None] * law * Q_t).sum()
+            visits = th.einsum("s,sa,saz->z", visits, old, transition)
+        return total
+
+    def critic(self, net: Net) -> Tensor:
+        return net.critic(self.problem.features)
+
+    def fisher(self, net: Net, discount_states: bool) -> Tensor:
+        logits = net.actor(self.problem.features)
+        Z = net.jacobian(logits)
+        return Z.T @ oracles.mdp_fisher(self.problem, logits, horizon=self.horizon, discount_states=discount_states) @ Z
+
+
+class RegulatorBed(Testbed):
+    """A linear-quadratic regulator under a linear-Gaussian policy."""
+
+    problem: LQR
+
+    def vec_env(self, n_envs: int) -> VecEnv:
+        names = LQR.__dataclass_fields__
+        return as_vec_env(LQRVectorEnv(n_envs, preset=None, **{name: getattr(self.problem, name) for name in names}))
+
+    def law(self, net: Net) -> Gaussian:
+        K, bias = oracles.affine_gain(net.actor, self.problem.B.shape[0], dtype=th.float64)
+        return Gaussian(K, net.log_std.exp(), bias)
+
+    def objective(self, law: Gaussian) -> Tensor:
+        return oracles.lqr_objective(self.problem, *law)
+
+    def surrogate(
+        self, law: Gaussian, old: Gaussian, discount_states: bool, critic: Tensor | None = None, lam: float = 1.0
+    ) -> Tensor:
+        new_loop, old_loop, gamma = self._loop(law), self._loop(old), self.problem.gamma
+        V = th.zeros_like(old_loop.F) if critic is None else critic
+        # What a state is worth is z'Wz for z = (x, 1), up to constants, which no gradient sees.
+        W = [th.zeros_like(V)]
+        for _ in range(self.horizon - 1):
+            W.insert(0, (1 - lam) * V + lam * (gamma * old_loop.F.T @ W[0] @ old_loop.F - old_loop.cost))
+        total, M = th.zeros((), dtype=th.float64), old_loop.start
+        for weight, W_next in zip(self.weights(discount_states), W, strict=True):
+            ahead = (W_next * (new_loop.F @ M @ new_loop.F.T + new_loop.noise)).sum()
+            total = total + weight * (gamma * ahead - (new_loop.cost * M).sum() - new_loop.noise_cost)
+            M = old_loop.F @ M @ old_loop.F.T + old_loop.noise
+        return total
+
+    def critic(self, net: Net) -> Tensor:
+        slope, offset = oracles.affine_gain(lambda x: net.critic(x)[:, None], self.problem.B.shape[0], th.float64)
+        V = th.zeros(slope.shape[1] + 1, slope.shape[1] + 1, dtype=th.float64)
+        V[-1, :-1] = V[:-1, -1] = -slope[0] / 2
+        V[-1, -1] = offset[0]
+        return V
+
+    def fisher(self, net: Net, discount_states: bool) -> Tensor:
+        K, std, bias = self.law(net)
+        Z = net.jacobian(th.cat([K.flatten(), bias, net.log_std]))
+        F = oracles.lqr_fisher(self.problem, K.detach(), std.detach(), bias.detach(), discount_states=discount_states)
+        return Z.T @ F @ Z
+
+    @cached_property
+    def _arrays(self) -> dict[str, Tensor]:
+        p = self.problem
+        return {name: th.as_tensor(getattr(p, name), dtype=th.float64) for name in ("A", "B", "Q", "R")}
+
+    def _loop(self, law: Gaussian) -> Loop:
+        a, one = self._arrays, th.ones(1, 1, dtype=th.float64)
+        gain = th.cat([law.K, -law.bias[:, None]], 1)  # u = -gain z + noise
+        B = th.cat([a["B"], th.zeros(1, a["B"].shape[1], dtype=th.float64)])
+        process, spread = (_padded(getattr(self.problem, name)) for name in ("noise_std", "start_std"))
+        mean = th.cat([th.as_tensor(self.problem.start_mean), one[0]])
+        return Loop(
+            F=th.block_diag(a["A"], one) - B @ gain,
+            cost=th.block_diag(a["Q"], 0 * one) + gain.T @ a["R"] @ gain,
+            noise=process @ process.T + (B * law.std**2) @ B.T,
+            noise_cost=(a["R"].diagonal() * law.std**2).sum(),
+            start=spread @ spread.T + th.outer(mean, mean),
+        )
+
+
+class Loop(NamedTuple):
+    """A regulator under a policy, for z = (x, 1): z' = F z + noise, cost z' cost z, E[z_0 z_0'] = start."""
+
+    F: Tensor
+    cost: Tensor
+    noise: Tensor
+    noise_cost: Tensor
+    start: Tensor
+
+
+def _padded(factor: Any) -> Tensor:
+    """A row of zeros for the constant 1 of the state."""
+    factor = th.as_tensor(factor, dtype=th.float64)
+    return th.cat([factor, th.zeros(1, factor.shape[1], dtype=th.float64)])
+
+
+def _bandit() -> Testbed:
+    return FiniteBed("bandit", armed_bandit((1.0, 0.5, 0.0), reward_std=0.5))
+
+
+def _garnet() -> Testbed:
+    problem = garnet(n_states=5, n_actions=3, instance=9, horizon=5, gamma=0.7, at_horizon="terminate")
+    return FiniteBed("garnet", problem, net_arch={"pi": [4], "vf": []}, spread=1.0)
+
+
+def _lqr() -> Testbed:
+    problem = LQR(
+        A=[[1.0, 0.2], [0.0, 0.9]],
+        B=[[1.0, 0.0], [0.3, 1.0]],
+        Q=[[1.0, 0.2], [0.2, 0.5]],
+        R=np.diag([0.5, 1.0]),
+        noise_std=0.2,
+        start_mean=[1.0, -0.5],
+        start_std=0.3,
+        horizon=4,
+        at_horizon="terminate",
+        gamma=0.8,
+    )
+    centre = {"action_net.weight": [[-0.3, 0.1], [0.0, -0.3]], "log_std": -0.7}
+    return RegulatorBed("lqr", problem, spread=0.1, centre=centre)
+
+
+TESTBEDS: dict[str, Callable[[], Testbed]] = dict(zip(TESTBED_NAMES, (_bandit, _garnet, _lqr), strict=True))
+
+
+def testbed(name: str) -> Testbed:
+    """A testbed by its name.
+
+    :raises ValueError: there is none of that name
+    """
+    if name not in TESTBEDS:
+        raise ValueError(f"testbed={name!r}: allowed are {', '.join(map(repr, TESTBEDS))}")
+    return TESTBEDS[name]()
+
+
+testbed.__test__ = False  # type: ignore[attr-defined]  # nothing for pytest to collect
+Testbed.__test__ = False  # type: ignore[attr-defined]

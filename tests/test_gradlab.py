@@ -1,0 +1,523 @@
+"""The gradient laboratory: right estimators agree, wrong ones are refuted, and its own numbers are what they claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch as th
+
+from sb3_pg_ext import registry
+from sb3_pg_ext.algorithms.npg import NPG
+from sb3_pg_ext.algorithms.reinforce import REINFORCE
+from sb3_pg_ext.algorithms.rwr import RWR
+from sb3_pg_ext.bases.actor_jacobian import actor_jacobian, actor_scores
+from sb3_pg_ext.diagnostics import laboratory, statistics
+from sb3_pg_ext.diagnostics.critics import exact_critic
+from sb3_pg_ext.diagnostics.estimates import at_another_policy, one_update
+from sb3_pg_ext.diagnostics.laboratory import Job, jobs, measure, model_on
+from sb3_pg_ext.diagnostics.names import TESTBED_NAMES
+from sb3_pg_ext.diagnostics.records import from_json, to_json
+from sb3_pg_ext.diagnostics.statistics import deviation, direction_deviation, towards_the_limit
+from sb3_pg_ext.diagnostics.targets import TARGETS
+from sb3_pg_ext.diagnostics.testbeds import Net, actor_parameters, testbed
+from sb3_pg_ext.envs import oracles
+from sb3_pg_ext.experiments import gradient_report
+from sb3_pg_ext.experiments.cli import main
+from sb3_pg_ext.functional import returns as R
+from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim
+
+ROOT = Path(__file__).resolve().parent.parent
+every_bed = pytest.mark.parametrize("bed", TESTBED_NAMES)
+PLAIN = GradientClaim("plain", {"baseline": "mean", "discount_states": True})
+USUAL = {"target": "gradient_undiscounted_states", "mean_over": "steps"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = th.get_num_threads()
+    th.set_num_threads(1)
+    yield
+    th.set_num_threads(before)
+
+
+def claims() -> dict[str, AlgorithmSpec]:
+    return {key: spec for key, spec in registry.available().items() if spec.claims}
+
+
+def spec_of(cls: type, *of: GradientClaim) -> AlgorithmSpec:
+    return AlgorithmSpec(cls, family="on_policy", paper="none", claims=of)
+
+
+def found(cls: type, claim: GradientClaim, bed: str, samples: tuple[int, ...] = (64,), repeats: int = 100) -> Any:
+    return measure(cls.__name__, spec_of(cls, claim), claim, testbed(bed), samples, repeats)
+
+
+# Right estimators
+
+
+def test_our_on_policy_algorithms_make_claims():
+    assert {"a2c", "ispg", "npg", "ppo_penalty", "qac", "reinforce", "rwr"} <= set(claims())
+    assert len(claims()["reinforce"].claims) >= 13
+
+
+@pytest.mark.parametrize("job", jobs(claims(), samples=(48, 96), repeats=40), ids=str)
+def test_every_claim_agrees(job):
+    measured = job()
+    assert not measured.refuted, measured
+    assert measured.agrees or job.claim.holds == "direction"
+
+
+# Wrong ones
+
+
+class Backwards(REINFORCE):
+    def descend(self, **losses: th.Tensor) -> None:
+        super().descend(policy=-losses.pop("policy"), **losses)
+
+
+class TenPerCentTooLong(REINFORCE):
+    def descend(self, **losses: th.Tensor) -> None:
+        super().descend(policy=1.1 * losses.pop("policy"), **losses)
+
+
+class WithoutGamma(REINFORCE):
+    def update(self, rollout: Any) -> None:
+        gamma, self.gamma = self.gamma, 1.0
+        super().update(rollout)
+        self.gamma = gamma
+
+
+class OneComponentLost(REINFORCE):
+    def update(self, rollout: Any) -> None:
+        before = self.policy.action_net.bias.detach().clone()
+        super().update(rollout)
+        with th.no_grad():
+            self.policy.action_net.bias[0] = before[0]
+
+
+class SeesItself(REINFORCE):
+    """Its baseline is the mean of all episodes, the one that it is compared with included."""
+
+    def _monte_carlo_weights(self, rollout: Any) -> th.Tensor:
+        psi = R.reward_to_go(rollout.rewards, rollout.continues, self.gamma)
+        return rollout.flatten(psi - psi.mean(1, keepdim=True))
+
+
+class StandsStill(REINFORCE):
+    def update(self, rollout: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "bed", "samples", "repeats"),
+    [
+        *((Backwards, bed, (64,), 30) for bed in TESTBED_NAMES),
+        *((StandsStill, bed, (8,), 10) for bed in TESTBED_NAMES),
+        *((OneComponentLost, bed, (64,), 50) for bed in TESTBED_NAMES),
+        (WithoutGamma, "garnet", (64,), 50),
+        (WithoutGamma, "lqr", (256,), 60),
+        (TenPerCentTooLong, "garnet", (256,), 100),
+        (TenPerCentTooLong, "bandit", (1024,), 60),
+        *((SeesItself, bed, (2,), 600) for bed in ("bandit", "garnet")),
+    ],
+)
+def test_a_mistake_is_refuted(cls, bed, samples, repeats):
+    assert found(cls, PLAIN, bed, samples, repeats).refuted
+    assert not found(REINFORCE, PLAIN, bed, samples, repeats).refuted, "the same without the mistake"
+
+
+@pytest.mark.parametrize("bed", ["garnet", "lqr"])
+def test_another_target_is_refuted(bed):
+    """Estimates of the gradient without gamma^t, held for those of the gradient, and the other way round."""
+    usual = GradientClaim("usual", {"baseline": "mean"})
+    weighed = GradientClaim("weighed", PLAIN.options, target="gradient_undiscounted_states")
+    assert found(REINFORCE, usual, bed, (256,)).refuted
+    assert found(REINFORCE, weighed, bed, (256,)).refuted
+
+
+def test_another_policy_is_another_one():
+    """Single ratios miss the gradient, by what the states and returns of the policy that acted make of it."""
+    step = next(claim for claim in registry.get("ispg").claims if claim.name == "off-policy, step")
+    measured = found(registry.get("ispg").cls, step, "garnet", (256,), 150)
+    assert measured.agrees
+    assert measured.target_length != pytest.approx(1, abs=0.02)
+    assert found(registry.get("ispg").cls, dataclasses.replace(step, target="gradient"), "garnet", (256,), 150).refuted
+
+
+def test_directions_and_limits_can_be_wrong():
+    rwr = next(claim for claim in registry.get("rwr").claims if "trajectory" in claim.name)
+
+    class Coward(RWR):
+        def _returns(self, data: Any) -> Any:
+            returns, targets = super()._returns(data)
+            return -returns, targets
+
+    measured = found(Coward, rwr, "garnet", (32, 128), 60)
+    assert measured.refuted
+    assert measured.verdict == "points backwards"
+    other = dataclasses.replace(rwr, target="natural_gradient", name="wrong direction")
+    assert found(RWR, other, "garnet", (32, 128), 150).refuted
+    npg = registry.get("npg").claims[0]
+    half = dataclasses.replace(npg, options={**npg.options, "step_size": 0.5})
+    assert found(NPG, half, "garnet", (32, 128), 60).refuted
+
+
+def test_too_few_samples_to_see_a_direction_are_no_refutation():
+    rwr = registry.get("rwr").claims[0]
+    measured = found(RWR, rwr, "lqr", (2, 4), 8)
+    assert (measured.verdict, measured.agrees, measured.refuted) == ("undecided", False, False)
+
+
+# Exact answers
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {bed: model_on(testbed(bed), registry.get("reinforce"), PLAIN, 2, 0) for bed in TESTBED_NAMES}
+
+
+@every_bed
+def test_the_surrogate_has_the_gradient_of_the_objective(bed, models):
+    """Two independent ways to grad J: automatic differentiation of J, and the policy-gradient theorem."""
+    here, net = testbed(bed), Net(models[bed].policy)
+    law = here.law(net)
+    by_theorem = net.gradient(here.surrogate(law, law.detach(), discount_states=True))
+    th.testing.assert_close(by_theorem, TARGETS["gradient"](here, models[bed]), rtol=1e-10, atol=1e-12)
+
+
+def test_undiscounted_states_as_the_oracles_have_them(models):
+    here, net = testbed("garnet"), Net(models["garnet"].policy)
+    expected = net.gradient(oracles.mdp_surrogate(here.problem, here.law(net), discount_states=False))
+    usual = TARGETS["gradient_undiscounted_states"]
+    th.testing.assert_close(usual(here, models["garnet"]), expected, rtol=1e-10, atol=1e-12)
+    here, net = testbed("lqr"), Net(models["lqr"].policy)
+    by = oracles.lqr_gradient(here.problem, *here.law(net).detach(), discount_states=False)
+    expected = th.cat([by.log_std, -by.K.flatten(), by.bias])
+    th.testing.assert_close(usual(here, models["lqr"]), expected, rtol=1e-10, atol=1e-12)
+
+
+@every_bed
+def test_the_fisher_matrix_is_that_of_the_steps_taken(bed, models):
+    """By simulation: E[score score^T] over the steps of 4,000 episodes, within 6 standard errors of each entry."""
+    model = model_on(testbed(bed), registry.get("reinforce"), PLAIN, 4000, 1)
+    model.learn(1)
+    here, rollout = testbed(bed), model.rollout
+    here.place(model.policy)
+    jacobian = actor_jacobian(model.policy, rollout.observations)
+    scores = actor_scores(model.policy, rollout.observations, rollout.actions, jacobian).double()
+    order = [id(p) for p in jacobian.parameters]
+    sizes = {id(p): p.numel() for p in jacobian.parameters}
+    starts = dict(zip(order, th.tensor([0, *[sizes[i] for i in order]]).cumsum(0).tolist(), strict=False))
+    columns = [k for p in actor_parameters(model.policy) for k in range(starts[id(p)], starts[id(p)] + p.numel())]
+    products = th.einsum("bp,bq->bpq", scores[:, columns], scores[:, columns])
+    error = products.std(0) / math.sqrt(len(products))
+    F = here.fisher(Net(model.policy), discount_states=False)
+    assert ((products.mean(0) - F).abs() <= 6 * error + 1e-6).all()
+    assert F.trace() > 0.1
+
+
+@every_bed
+def test_the_exact_critic_is_that_of_the_oracles(bed, models):
+    here = testbed(bed)
+    critic, law = exact_critic(here, models[bed].policy), here.law(Net(models[bed].policy))
+    n = 3 * here.horizon
+    if bed == "lqr":
+        x, u = th.randn(n, 2), th.randn(5, n, 2)
+        expected = [
+            oracles.lqr_action_value(here.problem, *law[:2], x[b, None], u[k, b, None], law.bias, t=b % here.horizon)
+            for k in range(5)
+            for b in range(n)
+        ]
+        th.testing.assert_close(critic(x, u).flatten(), th.cat(expected).detach().float(), rtol=1e-4, atol=1e-4)
+    else:
+        Q = oracles.mdp_values(here.problem, law, horizon=here.horizon).Q.detach()
+        states = th.arange(n) % here.problem.n_states
+        obs = th.tensor(here.problem.features[states.numpy()]).float()
+        expected = Q[th.arange(n) % here.horizon, states].float()
+        th.testing.assert_close(critic.every_action(obs).detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+# Statistics
+
+
+def simulated(bias: float, n_runs: int, seed: int = 0, n: int = 40, size: int = 10) -> list[statistics.Deviation]:
+    """Deviations of normal estimates with a random covariance, off by ``bias`` standard errors in one component."""
+    generator = th.Generator().manual_seed(seed)
+    mix = th.randn(size, size, dtype=th.float64, generator=generator)
+    target = th.randn(size, dtype=th.float64, generator=generator)
+    shift = th.zeros(size, dtype=th.float64)
+    shift[3] = bias * mix[:, 3].norm() / math.sqrt(n)
+    clouds = target + shift + th.randn(n_runs, n, size, dtype=th.float64, generator=generator) @ mix
+    return [deviation([cloud], target) for cloud in clouds]
+
+
+def test_right_estimators_raise_alarms_as_rarely_as_promised():
+    """1 % at most; Bonferroni gives away little, so it is not much less either."""
+    alarms = sum(one.refuted for one in simulated(0.0, 4000))
+    assert 0.003 * 4000 < alarms < 0.014 * 4000
+
+
+def test_a_bias_well_beyond_the_limit_is_seen():
+    runs = simulated(statistics.standard_errors_allowed(11, 40) + 4, 300)
+    assert sum(one.refuted for one in runs) > 0.97 * len(runs)
+
+
+def test_the_interval_along_the_target_covers_it():
+    covered = sum(abs(one.along) <= one.along_error for one in simulated(0.0, 4000, seed=1))
+    assert 0.938 * 4000 < covered < 0.962 * 4000
+
+
+def test_more_comparisons_allow_more():
+    allowed = statistics.standard_errors_allowed
+    assert allowed(9, 200, 100) > allowed(9, 200) > allowed(1, 200) > 2.5
+    assert allowed(9, 20) > allowed(9, 200)
+    tail = 2 * 9 * 100 * statistics.stats.t.sf(allowed(9, 200, 100), 199)
+    assert tail == pytest.approx(statistics.FALSE_ALARM)
+
+
+def test_skewed_estimates_do_not_raise_more_alarms(monkeypatch):
+    """Exponential numbers: Student's t alone would be wrong several times as often as it says."""
+    generator = th.Generator().manual_seed(0)
+    clouds = th.empty(1500, 30, 2, dtype=th.float64).exponential_(generator=generator)
+    target = th.ones(2, dtype=th.float64)
+
+    def alarms() -> float:
+        return sum(deviation([cloud], target).refuted for cloud in clouds) / len(clouds)
+
+    corrected = alarms()
+    without = lambda found, expected, rounding: (found.value - expected).abs() / found.error  # noqa: E731
+    monkeypatch.setattr(statistics, "student", without)
+    assert alarms() > 0.02
+    assert 2 * corrected < alarms()
+
+
+def test_the_correction_of_skewness_keeps_the_order():
+    t = th.linspace(-20, 20, 400, dtype=th.float64)
+    one = th.ones_like(t)
+    for skewness in (-1.0, -0.1, 0.0, 0.5):
+        corrected = statistics.student(statistics.Means(t, one, skewness * one), 0 * one)
+        up, down = corrected[t > 3], corrected[t < -3]
+        assert (up.diff() > 0).all() or skewness < 0
+        assert (down.diff() < 0).all() or skewness > 0
+        assert skewness or th.equal(corrected, t.abs())
+
+
+def spread_out(mean: th.Tensor, std: float, n: int = 100) -> th.Tensor:
+    """Estimates of this mean with a standard error of ``std`` / sqrt(n) in every direction."""
+    noise = th.randn(n, len(mean), dtype=th.float64, generator=th.Generator().manual_seed(0))
+    return mean + std * (noise - noise.mean(0))
+
+
+def test_rounding_is_no_deviation():
+    target = th.tensor([3.0, 4.0], dtype=th.float64)
+    assert deviation([target.expand(10, 2) * (1 + 1e-6)], target).agrees
+    assert deviation([target.expand(10, 2) * (1 + 1e-3)], target).refuted
+
+
+def test_a_direction_has_no_length():
+    target = th.tensor([3.0, 4.0], dtype=th.float64)
+    assert direction_deviation([spread_out(0.1 * target, 0.1)], target).agrees
+    assert direction_deviation([spread_out(-0.1 * target, 0.1)], target).forward is False
+    assert direction_deviation([spread_out(0.001 * target, 0.1)], target).forward is None
+    assert direction_deviation([spread_out(target.flip(0), 0.1)], target).refuted
+    assert direction_deviation([(0.1 * target).expand(10, 2)], target).agrees, "without any noise"
+
+
+def test_a_bias_of_one_over_m_is_extrapolated_away():
+    generator = th.Generator().manual_seed(0)
+    noise = th.randn(2, 500, 3, dtype=th.float64, generator=generator)
+    g, b = th.tensor([1.0, -2.0, 0.5], dtype=th.float64), th.tensor([3.0, 1.0, -4.0], dtype=th.float64)
+    samples = [g + b / 10 + 0.3 * noise[0], g + b / 40 + 0.15 * noise[1]]
+    assert deviation(samples, g, towards_the_limit(4.0)).agrees
+    assert deviation(samples[1:], g).refuted
+    found = statistics.means(samples, towards_the_limit(4.0))
+    expected = math.sqrt((16 * 0.15**2 + 0.3**2) / 9 / 500)
+    assert found.error.mean().item() == pytest.approx(expected, rel=0.1)
+
+
+# Records, report, command
+
+
+@pytest.fixture(scope="module")
+def some():
+    specs = {key: registry.get(key) for key in ("qac", "rwr", "npg", "ispg")}
+    few = [job for job in jobs(specs, ["bandit", "lqr"], (4, 8), 8) if job.claim.name != "first step"]
+    return [job() for job in few]
+
+
+def test_records_survive_json(some):
+    text = to_json(some, "a command")
+    assert from_json(text) == (some, "a command")
+    assert all(math.isfinite(x) for x in numbers(json.loads(text)))
+    assert {row["verdict"] for row in json.loads(text)["measurements"]} <= {"agrees", "undecided"}
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [x for item in value.values() for x in numbers(item)]
+    if isinstance(value, list):
+        return [x for item in value for x in numbers(item)]
+    return [value] if isinstance(value, float) else []
+
+
+def test_results_depend_on_the_seed_alone():
+    spec = registry.get("reinforce")
+
+    def variance(seed: int, repeats: int = 8) -> float:
+        return measure("reinforce", spec, PLAIN, testbed("bandit"), (4,), repeats, seed).sizes[0].variance
+
+    assert variance(0) == variance(0) != variance(1)
+
+
+def test_an_estimate_leaves_the_model_as_it_was(models):
+    ispg = registry.get("ispg")
+    model = model_on(testbed("garnet"), ispg, ispg.claims[1], 4, 0)
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    for estimate in (one_update, at_another_policy):
+        first, second = estimate(testbed("garnet"), model), estimate(testbed("garnet"), model)
+        assert first.abs().max() > 0
+        assert not th.equal(first, second), "an estimate has a rollout of its own"
+        assert all(map(th.equal, before, model.policy.parameters()))
+
+
+def test_markdown_has_every_number(some):
+    text = gradient_report.markdown(some)
+    assert text.count("\n| qac |") == 4 + 3
+    assert "none is refuted" in text
+    assert "steps are not weighed by gamma^t" in text
+    wrong = dataclasses.replace(some[0], sizes=(), limit=statistics.Deviation(9.0, 4.0, 0.1, 0.01))
+    assert "1 refuted" in gradient_report.conclusion([wrong])
+    assert wrong.verdict == "off by 9.0 s.e."
+
+
+SMALL = ["--samples", "4", "8", "--repeats", "8", "--testbed", "bandit", "-P", "1"]
+
+
+def test_the_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["gradlab", "--algo", "qac", *SMALL, "-f", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "exact Q, advantage" in printed
+    assert "none is refuted" in printed
+    measured, _ = from_json((tmp_path / "gradlab.json").read_text())
+    assert [one.claim for one in measured] == list(registry.get("qac").claims)
+    assert (tmp_path / "gradlab.png").read_bytes().startswith(b"\x89PNG")
+    assert "# Gradient laboratory" in (tmp_path / "gradlab.md").read_text()
+
+
+def test_processes_change_nothing(tmp_path):
+    results = []
+    for jobs_at_once in ("1", "2"):
+        arguments = ["gradlab", "--algo", "qac", *SMALL[:-1], jobs_at_once, "-f", str(tmp_path / jobs_at_once)]
+        assert main(arguments) == 0
+        measured, _ = from_json((tmp_path / jobs_at_once / "gradlab.json").read_text())
+        results.append([[size.variance for size in one.sizes] for one in measured])
+    assert results[0] == results[1]
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """The registry, with room for algorithms of this test."""
+    monkeypatch.setattr(registry, "_registered", {})
+    yield registry
+    registry._specs.clear()
+
+
+def test_the_command_fails_if_an_estimator_is_wrong(own, tmp_path, capsys):
+    own.register("backwards", spec_of(Backwards, PLAIN))
+    small = ["--samples", "16", "64", "--repeats", "30", "--testbed", "bandit", "-P", "1", "-f", str(tmp_path)]
+    assert main(["gradlab", "--algo", "backwards", *small]) == 1
+    printed = capsys.readouterr().out
+    assert "off by" in printed
+    assert "1 refuted" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--algo", "sac"], "sac makes no claims"),
+        (["--algo", "reinforc"], "Did you mean 'reinforce'"),
+        (["--samples", "16"], "samples="),
+        (["--repeats", "2"], "repeats=2"),
+    ],
+)
+def test_senseless_arguments_are_refused(arguments, words, capsys, tmp_path):
+    assert main(["gradlab", *arguments, "-P", "1", "-f", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["target", "estimate"])
+def test_unknown_names_in_a_claim(field):
+    claim = GradientClaim("odd", **{field: "nothing"})
+    with pytest.raises(ValueError, match=f"{field}='nothing': allowed are '"):
+        found(REINFORCE, claim, "bandit", (4,), 8)
+
+
+def test_the_page_is_about_the_claims_that_there_are():
+    """If this fails: sb3-pg gradlab -f docs/gradlab && python docs/make_tables.py."""
+    measured, command = from_json((ROOT / "docs" / "gradlab" / "gradlab.json").read_text())
+    assert command == "sb3-pg gradlab -f docs/gradlab"
+    shown = [(one.testbed, one.algorithm, one.claim) for one in measured]
+    ours = {key: spec for key, spec in claims().items() if spec.cls.__module__.split(".")[0] != "sb3_entropy_a2c"}
+    assert sorted(shown, key=str) == sorted(((job.testbed, job.algorithm, job.claim) for job in jobs(ours)), key=str)
+    assert all(one.agrees for one in measured)
+    assert {size.repeats for one in measured for size in one.sizes} == {laboratory.REPEATS}
+
+
+# Plug-ins
+
+
+def test_the_example_plugin_takes_part(own, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "plugin_example"))
+    from sb3_entropy_a2c import SPEC
+
+    assert SPEC.claims
+    own.register("entropy_a2c", SPEC)
+    small = ["--samples", "16", "64", "--repeats", "20", "-P", "1", "-f", str(tmp_path)]
+    assert main(["gradlab", "--algo", "entropy_a2c", *small]) == 0
+    measured, _ = from_json((tmp_path / "gradlab.json").read_text())
+    assert len(measured) == 3 * len(SPEC.claims)
+    assert all(one.agrees for one in measured)
+
+
+def half_the_gradient(bed: Any, model: Any) -> th.Tensor:
+    return TARGETS["gradient"](bed, model) / 2
+
+
+def half_a_step(bed: Any, model: Any) -> th.Tensor:
+    return one_update(bed, model) / 2
+
+
+def test_claims_may_name_functions_of_their_own():
+    own = dataclasses.replace(PLAIN, target=f"{__name__}:half_the_gradient", estimate=f"{__name__}:half_a_step")
+    assert found(REINFORCE, own, "bandit").agrees
+    assert found(REINFORCE, dataclasses.replace(own, estimate="one_update"), "bandit").refuted
+
+
+def test_a_claim_must_make_sense():
+    with pytest.raises(ValueError, match="holds='often'"):
+        GradientClaim("x", holds="often")
+    with pytest.raises(ValueError, match="mean_over='hours'"):
+        GradientClaim("x", mean_over="hours")
+    with pytest.raises(ValueError, match="action_spaces"):
+        GradientClaim("x", action_spaces=("Bax",))
+    with pytest.raises(ValueError, match=r"'x' of REINFORCE sets \['baselin'\]"):
+        spec_of(REINFORCE, GradientClaim("x", {"baselin": None}))
+    with pytest.raises(ValueError, match="different names"):
+        spec_of(REINFORCE, PLAIN, PLAIN)
+    with pytest.raises(TypeError, match="tuple of GradientClaim"):
+        AlgorithmSpec(REINFORCE, family="on_policy", paper="none", claims=[PLAIN])
+
+
+def test_jobs_are_where_the_actions_fit():
+    of_qac = jobs({"qac": registry.get("qac")})
+    beds = {job.testbed for job in of_qac if "all actions" in job.claim.name}
+    assert beds == {"bandit", "garnet"}
+    assert {job.n_comparisons for job in of_qac} == {11 * 3}
+    assert isinstance(of_qac[0], Job)
+    assert laboratory.seed_of(0, "a", "b") != laboratory.seed_of(0, "b", "a")
