@@ -591,7 +591,7 @@ def test_wrappers_and_subclasses_keep_their_own_step():
         VecMonitor(DummyVecEnv([Walk])),
         VecNormalize(DummyVecEnv([Walk])),
         OwnStep([Walk]),
-        as_vec_env("CartPole-v1", n_envs=2, vec_env="native"),
+        VecNormalize(as_vec_env("CartPole-v1", n_envs=2, vec_env="native")),
     ):
         assert stepper(env) == env.step
         env.close()

@@ -6,9 +6,10 @@ import difflib
 import inspect
 import math
 from collections.abc import Collection, Iterable
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import torch as th
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_pg_ext.spec import constructor_parameters
@@ -37,6 +38,35 @@ class OnPolicyOptions(CommonOptions, total=False):
     sde_sample_freq: int
     rollout_buffer_class: type | None
     rollout_buffer_kwargs: dict[str, Any] | None
+
+
+class OffPolicyOptions(CommonOptions, total=False):
+    """Keyword arguments of every replay-based algorithm."""
+
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    tau: float
+    gamma: float
+    train_freq: int | tuple[int, str]
+    gradient_steps: int
+    action_noise: ActionNoise | None
+    replay_buffer_class: type | None
+    replay_buffer_kwargs: dict[str, Any] | None
+    optimize_memory_usage: bool
+    n_steps: int
+    max_grad_norm: float
+
+
+class PolicySearchOptions(CommonOptions, total=False):
+    """Keyword arguments of every search in parameter space."""
+
+    n_eval_episodes: int
+    common_seeds: bool
+    normalize_observations: bool
+    alive_bonus_offset: float
+    zero_policy: bool
+    deploy: Literal["mean", "best"]
 
 
 def check_number(name: str, value: Any, low: float, high: float | None = None, *, above: bool = False) -> None:

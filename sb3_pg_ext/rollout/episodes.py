@@ -110,6 +110,7 @@ class Rollout:
     :param cut: (T, M) bool, where the future is unknown but not over: a time limit, or the end of the window
     :param cut_observations: the observations after these steps, (number cut, ...), column by column; None without any
     :param collected: env steps that the rollout took in all, including those of slots that had nothing left to do
+    :param places: where the flat batch's steps stand among the stored ones: numbers of steps and of envs, each (B,)
     """
 
     observations: Any
@@ -120,9 +121,10 @@ class Rollout:
     cut: Tensor
     cut_observations: Any
     collected: int
+    places: tuple[Array, Array] | None = None
 
     def pad(self, flat: Tensor) -> Tensor:
-        """(B,) -> (T, M), 0 in the padding."""
+        """(B, ...) -> (T, M, ...), 0 in the padding."""
         return scatter(flat, self.live)
 
     def pad_cut(self, flat: Tensor) -> Tensor:
@@ -203,10 +205,10 @@ def _concatenated(parts: list[Any], concatenate: Any) -> Any:
 
 
 def scatter(flat: Tensor, where: Tensor) -> Tensor:
-    """(B,) -> (T, M): column by column to the B places ``where`` (T, M) is True, 0 elsewhere."""
-    columns = flat.new_zeros(where.T.shape)
+    """(B, ...) -> (T, M, ...): column by column to the B places ``where`` (T, M) is True, 0 elsewhere."""
+    columns = flat.new_zeros(where.T.shape + flat.shape[1:])
     columns[where.T] = flat
-    return columns.T
+    return columns.transpose(0, 1)
 
 
 def gather(padded: Tensor, where: Tensor) -> Tensor:
@@ -286,6 +288,7 @@ def _rollout(
         cut=to_device(cut).T,
         cut_observations=_stack(cut_observations),
         collected=steps.size * steps.n_envs,
+        places=index,
     )
 
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 Array = np.ndarray[Any, Any]
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALL_SQUARES = 1e38  # none of the numbers is beyond 1e19 then, and none is NaN
 
 
 class NonFiniteError(ValueError):
@@ -23,7 +24,9 @@ class NonFiniteError(ValueError):
 
 def all_finite(x: Array) -> bool:
     """Whether every number in ``x`` is finite, also in float32."""
-    return np.count_nonzero(_finite(x)) == x.size if x.dtype.kind == "f" else True
+    if x.dtype.kind != "f" or (x.itemsize in (4, 8) and np.vdot(x, x) < _SMALL_SQUARES):  # quick, and mostly enough
+        return True
+    return np.count_nonzero(_finite(x)) == x.size
 
 
 def _finite(x: Array) -> Array:
@@ -41,6 +44,20 @@ def check_observations(obs: Any, where: str) -> None:
             env, *index = bad = _first_bad(array)
             raise NonFiniteError(
                 f"The {part} of env {env} has {array[bad]} at index {index} {where}. "
+                "The environment must return finite observations (in float32); nothing was learned from this step."
+            )
+
+
+def check_last_observation(obs: Any, env: int, where: str) -> None:
+    """:raises NonFiniteError: naming the entry and its value
+
+    :param obs: of the last step of an episode of one env, without a leading axis
+    """
+    for part, array in _parts(obs, "last observation"):
+        if not all_finite(array := np.asarray(array)):
+            bad = _first_bad(array)
+            raise NonFiniteError(
+                f"The {part} of an episode of env {env} has {array[bad]} at index {list(bad)} {where}. "
                 "The environment must return finite observations (in float32); nothing was learned from this step."
             )
 

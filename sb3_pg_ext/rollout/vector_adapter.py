@@ -23,6 +23,7 @@ Indices = int | Iterable[int] | None
 TIME_LIMIT = "TimeLimit.truncated"
 TERMINAL = "terminal_observation"
 _NOT_OF_THE_STEP = frozenset({TIME_LIMIT, "final_obs", "_final_obs", "final_info", "_final_info"})
+_NONE = np.empty(0, np.int64)
 _SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -86,20 +87,38 @@ class VectorEnvAdapter(VecEnv):
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
         """Observations (N, ...), rewards (N,) float32, dones (N,) bool and N infos."""
+        return self._finish_step(shared=False)
+
+    def step_with_shared_infos(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
+        """``step``, for callers that do not write into infos: slots in mid-episode share one."""
+        self.step_async(actions)
+        return self._finish_step(shared=True)
+
+    def _infos(self, timed_out: np.ndarray, done: np.ndarray, shared: bool) -> Infos:
+        """With the time-outs (N,); with ``shared`` slots other than ``done`` (k,) have one between them."""
+        if not shared:
+            return [{TIME_LIMIT: each} for each in timed_out.tolist()]
+        infos: Infos = [{TIME_LIMIT: False}] * self.num_envs
+        for i in done.tolist():
+            infos[i] = {TIME_LIMIT: bool(timed_out[i])}
+        return infos
+
+    def _finish_step(self, shared: bool) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
         batch, rewards, terminations, truncations, batched_infos = self.env.step(self._actions)
         observations = self._own(batch)
         rewards = self._per_slot("rewards", rewards)
         terminated = self._per_slot("terminations", terminations, bool)
         truncated = self._per_slot("truncations", truncations, bool)
         dones = terminated | truncated
-        infos: Infos = [{TIME_LIMIT: timed_out} for timed_out in (truncated & ~terminated).tolist()]
+        done = np.flatnonzero(dones) if np.count_nonzero(dones) else _NONE
+        infos = self._infos(truncated & ~terminated, done, shared and not batched_infos)
         if batched_infos:
             unbatch(batched_infos, infos, skip=_NOT_OF_THE_STEP)
         self._step += 1
         self._returns += rewards
-        if np.count_nonzero(dones):
+        if len(done):
             self._restart(self, dones, observations, batched_infos, infos)
-            self._report_episodes(np.flatnonzero(dones), infos)
+            self._report_episodes(done, infos)
         return observations, rewards.astype(np.float32), dones, infos
 
     def _restart_by_mask(self, dones: np.ndarray, observations: Any, _infos: dict[str, Any], infos: Infos) -> None:
@@ -144,7 +163,7 @@ class VectorEnvAdapter(VecEnv):
         return _typed(self.observation_space, observations, self._copies, (self.num_envs,))
 
     def _per_slot(self, name: str, values: Any, dtype: type | None = None) -> np.ndarray:
-        array = np.asarray(values, dtype=dtype)
+        array = np.asarray(values, dtype)
         if array.shape != (self.num_envs,):
             raise ValueError(f"{self.env} returned {name} of shape {array.shape}, expected ({self.num_envs},)")
         return array

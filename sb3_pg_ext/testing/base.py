@@ -22,7 +22,7 @@ Test = TypeVar("Test", bound=Callable[..., None])
 QUICK: dict[str, dict[str, Any]] = {
     "on_policy": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
     "off_policy": {"buffer_size": 500, "learning_starts": 8, "batch_size": 8},
-    "policy_search": {"n_delta": 2},
+    "policy_search": {"n_delta": 2, "population_size": 4},
     "model_based": {"buffer_size": 500, "learning_starts": 8, "batch_size": 8},
 }
 
@@ -43,7 +43,7 @@ class Contract:
     :cvar key: key in the registry; or leave it out and give ``spec``
     :cvar spec: the record of the algorithm
     :cvar fast: constructor arguments that make it quick, beside those of :data:`QUICK`
-    :cvar policy_kwargs: arguments of a small policy
+    :cvar policy_kwargs: arguments of a small policy; a LinearPolicy has none
     :cvar learn_kwargs: further arguments of ``learn``
     :cvar steps: env steps of one training; at least two updates must fit in
     :cvar logged: keys that must stand in the log
@@ -85,6 +85,8 @@ class Contract:
         super().__init_subclass__(**kwargs)
         if "key" in vars(cls) and "spec" not in vars(cls) and cls.key is not None:
             cls.spec = registry.get(cls.key)
+        if hasattr(cls, "spec") and cls.policy_kwargs is Contract.policy_kwargs:
+            cls.policy_kwargs = {} if cls.spec.policies[0] == "LinearPolicy" else cls.policy_kwargs
         for name in dir(cls) if hasattr(cls, "spec") else ():
             promises = getattr(getattr(cls, name), "promises", ())
             if not all(getattr(cls, promise) for promise in promises):

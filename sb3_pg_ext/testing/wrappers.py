@@ -89,5 +89,7 @@ class Wrappers(Contract):
         """Only the first call and the ends of episodes reset it, unless the count begins anew."""
         env = self.env()
         model = self.trained(env)
+        if getattr(model, "common_seeds", False):
+            pytest.skip("with common random numbers every episode begins with a reset of its own")
         self.learn(model, reset_num_timesteps=False)
         assert env.resets == env.episodes + 1
