@@ -190,13 +190,15 @@ def _is_plain(policy: Any) -> bool:
 
 
 class _Layer:
-    """One linear layer of every slot, then possibly an activation."""
+    """One linear layer of every slot, then possibly an activation.
 
-    def __init__(self, weights: Array, biases: Array | None, n_slots: int):
-        self.weights, self.biases = weights, biases
-        self.weight = np.empty((n_slots, *weights.shape[1:]), np.float32)
-        self.bias = None if biases is None else np.empty((n_slots, biases.shape[1]), np.float32)
-        self.out = np.empty((n_slots, weights.shape[1], 1), np.float32)
+    :param weight: (N, out, in)
+    :param bias: (N, out), or None
+    """
+
+    def __init__(self, weight: Array, bias: Array | None):
+        self.weight, self.bias = weight, bias
+        self.out = np.empty((*weight.shape[:2], 1), np.float32)
         self.activation: Callable[[Array], Any] | None = None
 
 
@@ -204,24 +206,23 @@ class _NumpyNets:
     """Perceptrons: y_i = act(W_i x_i + b_i) for all slots i in one batched product a layer."""
 
     def __init__(self, policy: Any, candidates: Array, n_slots: int):
-        parameters, used = candidates.astype(np.float32), 0
+        self.candidates = candidates.astype(np.float32)
+        self.slots = np.empty((n_slots, candidates.shape[1]), np.float32)  # the layers are views of it
         self.layers: list[_Layer] = []
+        used = 0
         for module in policy.action_net:
             if not isinstance(module, nn.Linear):
                 self.layers[-1].activation = _ACTIVATIONS[type(module)]
                 continue
             rows, columns = module.weight.shape
-            weights = parameters[:, used : used + rows * columns].reshape(-1, rows, columns)
+            weight = self.slots[:, used : used + rows * columns].reshape(-1, rows, columns)
             used += rows * columns
-            biases = None if module.bias is None else parameters[:, used : used + rows]
-            used += 0 if biases is None else rows
-            self.layers.append(_Layer(weights, biases, n_slots))
+            bias = None if module.bias is None else self.slots[:, used : used + rows]
+            used += 0 if bias is None else rows
+            self.layers.append(_Layer(weight, bias))
 
     def load(self, slots: Array, candidates: Array | int) -> None:
-        for layer in self.layers:
-            layer.weight[slots] = layer.weights[candidates]
-            if layer.bias is not None and layer.biases is not None:
-                layer.bias[slots] = layer.biases[candidates]
+        self.slots[slots] = self.candidates[candidates]
 
     def __call__(self, x: Array) -> Array:
         for layer in self.layers:
