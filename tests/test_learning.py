@@ -42,7 +42,13 @@ class Claim(NamedTuple):
 
 REACHES = {
     ("cem", "CartPole-v1"): Claim(475),
+    ("cem", "MountainCarContinuous-v0"): Claim(90),
+    ("cmaes", "CartPole-v1"): Claim(475),
+    ("cmaes", "MountainCarContinuous-v0"): Claim(90, worst=90),
+    ("es", "CartPole-v1"): Claim(475),
+    ("fdpg", "CartPole-v1"): Claim(475),
     ("ispg", "CartPole-v1"): Claim(400),
+    ("mbpg", "Pendulum-v1"): Claim(-250, worst=-300, most=-135),
     ("npg", "CartPole-v1"): Claim(475, worst=475),
     ("npg", "Pendulum-v1"): Claim(-250, worst=-300, most=-135),
     ("npg", "InvertedPendulum-v5"): Claim(950),
@@ -50,6 +56,11 @@ REACHES = {
     ("qac", "CartPole-v1"): Claim(475),
     ("reinforce", "CartPole-v1"): Claim(475, worst=400),
     ("rwr", "CartPole-v1"): Claim(195),
+    ("svg0", "CartPole-v1"): Claim(450),
+    ("svg0", "Pendulum-v1"): Claim(-200, worst=-300, most=-135),
+    ("svg1", "Pendulum-v1"): Claim(-250, worst=-300, most=-135),
+    # No discount here: the policy that is best with it, which is what is learned, gets -1.385, the best of all -1.376.
+    ("svg_inf", "LQR-v0"): Claim(-1.40, worst=-1.41, most=-1.376),
 }
 #: All states look alike. The best probability of going right is 2 - sqrt(2) = .586, with a return of -11.66.
 CORRIDOR = "ShortCorridor-v0"

@@ -132,6 +132,16 @@ class DropIn(BaseAlgorithm):
             )
         return rate
 
+    def _check_gradient(self, name: str, loss: th.Tensor, norm: float) -> None:
+        """:raises NonFiniteError: the norm of the gradient of a loss is not finite"""
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                f"The gradient of the {name} loss (value {loss.item():g}) has norm {norm} in update "
+                f"{self._n_updates + 1}, after {self.num_timesteps} steps. "
+                "The parameters are those before this update. "
+                "Usual causes: learning_rate too large, or rewards too large for float32."
+            )
+
     def predict(
         self,
         observation: Any,

@@ -28,7 +28,6 @@ from sb3_pg_ext.functional import returns
 from sb3_pg_ext.rollout import guards
 from sb3_pg_ext.rollout.collector import EpisodeQueue, run, whole_number_of_steps
 from sb3_pg_ext.rollout.episodes import Rollout, Steps, whole_episodes, window
-from sb3_pg_ext.rollout.guards import NonFiniteError
 
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -66,6 +65,8 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
     whole_episodes: ClassVar[bool] = False
     #: Rollouts between two logs, unless :meth:`learn` is told otherwise; more for algorithms whose rollouts are short.
     usual_log_interval: ClassVar[int] = 1
+    #: Storage of the collected steps, unless ``rollout_buffer_class`` names another.
+    steps_class: ClassVar[type[Steps]] = Steps
     rollout: Rollout
 
     def __init__(
@@ -145,7 +146,7 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
 
     def _new_steps(self) -> Steps:
         dtype = np.float64 if next(self.policy.parameters()).dtype == th.float64 else np.float32
-        steps_class: Any = self.rollout_buffer_class or Steps
+        steps_class: Any = self.rollout_buffer_class or self.steps_class
         return steps_class(
             self.observation_space,
             self.action_space,
@@ -256,15 +257,6 @@ class OnPolicyBase(DropIn, OnPolicyAlgorithm):
     def _optimizers(self) -> list[th.optim.Optimizer]:
         """What :meth:`descend` steps: an algorithm with nets beside its policy names theirs as well."""
         return [self.policy.optimizer]
-
-    def _check_gradient(self, name: str, loss: Tensor, norm: float) -> None:
-        if not np.isfinite(norm):
-            raise NonFiniteError(
-                f"The gradient of the {name} loss (value {loss.item():g}) has norm {norm} in update "
-                f"{self._n_updates + 1}, after {self.num_timesteps} steps. "
-                "The parameters are those before this update. "
-                "Usual causes: learning_rate too large, or rewards too large for float32."
-            )
 
     def record(self, **values: Any) -> None:
         """Log ``train/<name>``; tensors are turned into numbers."""

@@ -184,7 +184,7 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
         return rollouts[0]
     length = max(len(rollout.live) for rollout in rollouts)
 
-    def columns(name: str) -> Tensor:
+    def columns(name: str) -> Any:
         arrays = [getattr(rollout, name) for rollout in rollouts]
         return th.cat([F.pad(array, (0, 0, 0, length - len(array))) for array in arrays], dim=1)
 

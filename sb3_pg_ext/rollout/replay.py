@@ -56,17 +56,13 @@ def draw(
 
 
 def _draw_plain(buffer: ReplayBuffer, index: Array, gamma: float) -> Minibatch:
-    def rows(array: Array) -> Tensor:
-        return th.from_numpy(array.reshape(-1, *array.shape[2:]).take(index, axis=0)).to(buffer.device)
+    def rows(array: Array) -> Array:
+        return array.reshape(-1, *array.shape[2:]).take(index, axis=0)
 
-    terminal = rows(buffer.dones) * (1 - rows(buffer.timeouts))
-    return Minibatch(
-        rows(buffer.observations),
-        rows(buffer.actions),
-        rows(buffer.next_observations),
-        rows(buffer.rewards),
-        gamma * (1 - terminal),
-    )
+    going_on = 1 - rows(buffer.dones) * (1 - rows(buffer.timeouts))
+    arrays = buffer.observations, buffer.actions, buffer.next_observations, buffer.rewards
+    tensors = [th.from_numpy(array) for array in (*map(rows, arrays), going_on * np.float32(gamma))]
+    return Minibatch(*(tensor.to(buffer.device) for tensor in tensors))
 
 
 class Window(NamedTuple):

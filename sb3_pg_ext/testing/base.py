@@ -23,7 +23,15 @@ QUICK: dict[str, dict[str, Any]] = {
     "on_policy": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
     "off_policy": {"buffer_size": 500, "learning_starts": 8, "batch_size": 8},
     "policy_search": {"n_delta": 2, "population_size": 4},
-    "model_based": {"buffer_size": 500, "learning_starts": 8, "batch_size": 8},
+    "model_based": {
+        "n_steps": 16,
+        "buffer_size": 500,
+        "batch_size": 8,
+        "gradient_steps": 2,
+        "horizon": 3,
+        "model_epochs": 2,
+        "model_net_arch": [8],
+    },
 }
 
 
