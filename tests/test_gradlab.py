@@ -12,19 +12,22 @@ import pytest
 import torch as th
 
 from sb3_pg_ext import registry
+from sb3_pg_ext.algorithms.es import ES
+from sb3_pg_ext.algorithms.fdpg import FDPG
 from sb3_pg_ext.algorithms.npg import NPG
 from sb3_pg_ext.algorithms.reinforce import REINFORCE
 from sb3_pg_ext.algorithms.rwr import RWR
 from sb3_pg_ext.bases.actor_jacobian import actor_jacobian, actor_scores
+from sb3_pg_ext.bases.policy_search import PolicySearchBase
 from sb3_pg_ext.diagnostics import laboratory, statistics
 from sb3_pg_ext.diagnostics.critics import exact_critic
-from sb3_pg_ext.diagnostics.estimates import at_another_policy, one_update
+from sb3_pg_ext.diagnostics.estimates import at_another_policy, one_iteration, one_update
 from sb3_pg_ext.diagnostics.laboratory import Job, jobs, measure, model_on
 from sb3_pg_ext.diagnostics.names import TESTBED_NAMES
 from sb3_pg_ext.diagnostics.records import from_json, to_json
 from sb3_pg_ext.diagnostics.statistics import deviation, direction_deviation, towards_the_limit
 from sb3_pg_ext.diagnostics.targets import TARGETS
-from sb3_pg_ext.diagnostics.testbeds import Net, actor_parameters, testbed
+from sb3_pg_ext.diagnostics.testbeds import Net, RegulatorBed, actor_parameters, testbed
 from sb3_pg_ext.envs import oracles
 from sb3_pg_ext.experiments import gradient_report
 from sb3_pg_ext.experiments.cli import main
@@ -32,7 +35,8 @@ from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim
 
 ROOT = Path(__file__).resolve().parent.parent
-every_bed = pytest.mark.parametrize("bed", TESTBED_NAMES)
+ACTOR_BEDS = tuple(name for name in TESTBED_NAMES if name != "search")
+every_bed = pytest.mark.parametrize("bed", ACTOR_BEDS)
 PLAIN = GradientClaim("plain", {"baseline": "mean", "discount_states": True})
 USUAL = {"target": "gradient_undiscounted_states", "mean_over": "steps"}
 
@@ -50,6 +54,8 @@ def claims() -> dict[str, AlgorithmSpec]:
 
 
 def spec_of(cls: type, *of: GradientClaim) -> AlgorithmSpec:
+    if issubclass(cls, PolicySearchBase):
+        return AlgorithmSpec(cls, family="policy_search", paper="none", policies=("LinearPolicy",), claims=of)
     return AlgorithmSpec(cls, family="on_policy", paper="none", claims=of)
 
 
@@ -60,8 +66,8 @@ def found(cls: type, claim: GradientClaim, bed: str, samples: tuple[int, ...] = 
 # Right estimators
 
 
-def test_our_on_policy_algorithms_make_claims():
-    assert {"a2c", "ispg", "npg", "ppo_penalty", "qac", "reinforce", "rwr"} <= set(claims())
+def test_our_algorithms_make_claims():
+    assert {"a2c", "es", "fdpg", "ispg", "npg", "ppo_penalty", "qac", "reinforce", "rwr"} <= set(claims())
     assert len(claims()["reinforce"].claims) >= 13
 
 
@@ -116,9 +122,9 @@ class StandsStill(REINFORCE):
 @pytest.mark.parametrize(
     ("cls", "bed", "samples", "repeats"),
     [
-        *((Backwards, bed, (64,), 30) for bed in TESTBED_NAMES),
-        *((StandsStill, bed, (8,), 10) for bed in TESTBED_NAMES),
-        *((OneComponentLost, bed, (64,), 50) for bed in TESTBED_NAMES),
+        *((Backwards, bed, (64,), 30) for bed in ACTOR_BEDS),
+        *((StandsStill, bed, (8,), 10) for bed in ACTOR_BEDS),
+        *((OneComponentLost, bed, (64,), 50) for bed in ACTOR_BEDS),
         (WithoutGamma, "garnet", (64,), 50),
         (WithoutGamma, "lqr", (256,), 60),
         (TenPerCentTooLong, "garnet", (256,), 100),
@@ -129,6 +135,44 @@ class StandsStill(REINFORCE):
 def test_a_mistake_is_refuted(cls, bed, samples, repeats):
     assert found(cls, PLAIN, bed, samples, repeats).refuted
     assert not found(REINFORCE, PLAIN, bed, samples, repeats).refuted, "the same without the mistake"
+
+
+class WithoutOneOverSigma(ES):
+    def tell(self, candidates: Any, returns: Any) -> None:
+        super().tell(candidates, self.sigma * returns)
+
+
+class Downhill(ES):
+    def tell(self, candidates: Any, returns: Any) -> None:
+        super().tell(candidates, -returns)
+
+
+class HalfTheStep(FDPG):
+    def tell(self, candidates: Any, returns: Any) -> None:
+        super().tell(candidates, returns / 2)
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "which"),
+    [
+        (WithoutOneOverSigma, "es", 0),
+        (Downhill, "es", 0),
+        (Downhill, "es", 2),
+        *((HalfTheStep, "fdpg", i) for i in range(3)),
+    ],
+)
+def test_a_mistake_of_a_search_is_refuted(cls, key, which):
+    claim = registry.get(key).claims[which]
+    measured = found(cls, claim, "search", (16, 64), 40)
+    assert measured.refuted
+    assert measured.verdict == "points backwards" or claim.holds != "direction"
+
+
+def test_searches_do_not_estimate_the_gradient_itself():
+    """With wide perturbations: the gradient of the smoothed objective is another one, in length and direction."""
+    for key, which in (("es", 0), ("fdpg", 1)):
+        claim = dataclasses.replace(registry.get(key).claims[which], target="gradient")
+        assert found(registry.get(key).cls, claim, "search", (8, 32), 60).refuted
 
 
 @pytest.mark.parametrize("bed", ["garnet", "lqr"])
@@ -178,7 +222,7 @@ def test_too_few_samples_to_see_a_direction_are_no_refutation():
 
 @pytest.fixture(scope="module")
 def models():
-    return {bed: model_on(testbed(bed), registry.get("reinforce"), PLAIN, 2, 0) for bed in TESTBED_NAMES}
+    return {bed: model_on(testbed(bed), registry.get("reinforce"), PLAIN, 2, 0) for bed in ACTOR_BEDS}
 
 
 @every_bed
@@ -199,6 +243,53 @@ def test_undiscounted_states_as_the_oracles_have_them(models):
     by = oracles.lqr_gradient(here.problem, *here.law(net).detach(), discount_states=False)
     expected = th.cat([by.log_std, -by.K.flatten(), by.bias])
     th.testing.assert_close(usual(here, models["lqr"]), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def search():
+    es = registry.get("es")
+    return model_on(testbed("search"), es, es.claims[0], 8, 0)
+
+
+def test_the_objective_of_a_search_is_the_mean_return(search):
+    """Of 4,000 episodes of the policy itself; it is undiscounted."""
+    here, net = testbed("search"), Net(search.policy)
+    returns, env = th.zeros(4000), RegulatorBed.vec_env(here, 4000)
+    obs = env.reset()
+    for _ in range(here.horizon):
+        obs, rewards, _, _ = env.step(search.predict(obs)[0])
+        returns += th.as_tensor(rewards)
+    error = returns.std().item() / math.sqrt(4000)
+    assert returns.mean().item() == pytest.approx(here.objective(here.law(net)).item(), abs=4 * error)
+    assert error < 0.02 * returns.mean().abs()
+
+
+def test_the_smoothed_gradient_by_sampling(search):
+    """Gauss-Hermite against antithetic perturbations, and against the gradient itself for tiny ones."""
+    here, net = testbed("search"), Net(search.policy)
+    theta = th.nn.utils.parameters_to_vector(net.parameters).detach()
+    gradients = []
+    noise = th.randn(100, len(theta), dtype=th.float64, generator=th.Generator().manual_seed(0))
+    for e in th.cat([noise, -noise]):
+        th.nn.utils.vector_to_parameters(theta + 0.2 * e, net.parameters)
+        gradients.append(net.gradient(here.objective(here.law(net))))
+    sampled = th.stack(gradients).reshape(2, 100, -1).mean(0)
+    exact = here.smoothed_gradient(Net(search.policy), 0.2)
+    assert ((sampled.mean(0) - exact).abs() < 4 * sampled.std(0) / math.sqrt(100)).all()
+    tiny = here.smoothed_gradient(Net(search.policy), 1e-6)
+    th.testing.assert_close(tiny, TARGETS["gradient"](here, search), rtol=1e-8, atol=1e-8)
+    assert (exact - tiny).norm() > 0.2 * tiny.norm()
+
+
+def test_an_iteration_leaves_the_search_as_it_was(search):
+    here = testbed("search")
+    before = {name: value.clone() for name, value in search.search.state_dict().items()}
+    parameters = [p.detach().clone() for p in search.policy.parameters()]
+    first, second = one_iteration(here, search), one_iteration(here, search)
+    assert first.abs().max() > 0
+    assert not th.equal(first, second)
+    assert all(th.equal(before[name], value) for name, value in search.search.state_dict().items())
+    assert all(map(th.equal, parameters, search.policy.parameters()))
 
 
 @every_bed
@@ -444,6 +535,7 @@ def test_the_command_fails_if_an_estimator_is_wrong(own, tmp_path, capsys):
         (["--algo", "reinforc"], "Did you mean 'reinforce'"),
         (["--samples", "16"], "samples="),
         (["--repeats", "2"], "repeats=2"),
+        (["--algo", "es", "--testbed", "bandit"], "no claim of es"),
     ],
 )
 def test_senseless_arguments_are_refused(arguments, words, capsys, tmp_path):
@@ -519,5 +611,8 @@ def test_jobs_are_where_the_actions_fit():
     beds = {job.testbed for job in of_qac if "all actions" in job.claim.name}
     assert beds == {"bandit", "garnet"}
     assert {job.n_comparisons for job in of_qac} == {11 * 3}
+    searches = {key: registry.get(key) for key in ("es", "fdpg")}
+    assert {job.testbed for job in jobs(searches)} == {"search"}
+    assert "search" not in {job.testbed for job in of_qac}
     assert isinstance(of_qac[0], Job)
     assert laboratory.seed_of(0, "a", "b") != laboratory.seed_of(0, "b", "a")

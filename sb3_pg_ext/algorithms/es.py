@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_pg_ext.bases.options import PolicySearchOptions, check_choice, check_count, check_number
 from sb3_pg_ext.bases.policy_search import PolicySearchBase, SearchState
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int
 
 Array = np.ndarray[Any, Any]
 Shaping = Literal["rank", "standard", "none"]
@@ -142,6 +142,13 @@ class ES(PolicySearchBase):
         self.record(gradient_norm=float(np.linalg.norm(gradient)))
 
 
+_PLAIN = {"shaping": "none", "optimizer": "sgd", "momentum": 0.0, "sigma": 0.2}
+_SMOOTHED: dict[str, Any] = {
+    "target": "smoothed_gradient",
+    "bias": "it is the gradient of the mean return of normally perturbed parameters",
+    "estimate": "one_iteration",
+}
+
 SPEC = AlgorithmSpec(
     ES,
     family="policy_search",
@@ -159,4 +166,9 @@ SPEC = AlgorithmSpec(
         "common_seeds": Choice(False, True),
         "normalize_observations": Choice(False, True),
     },
+    claims=(
+        GradientClaim("antithetic", _PLAIN, **_SMOOTHED),
+        GradientClaim("independent", {**_PLAIN, "sampling": "independent"}, **_SMOOTHED),
+        GradientClaim("standardised", {**_PLAIN, "shaping": "standard"}, holds="direction", **_SMOOTHED),
+    ),
 )

@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_pg_ext.bases.options import PolicySearchOptions, check_choice, check_count, check_number
 from sb3_pg_ext.bases.policy_search import PolicySearchBase
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int
 
 Array = np.ndarray[Any, Any]
 Perturbation = Literal["regression", "coordinate"]
@@ -159,4 +159,18 @@ SPEC = AlgorithmSpec(
         "n_eval_episodes": Int(1, 4),
         "normalize_observations": Choice(False, True),
     },
+    claims=(
+        GradientClaim("central", {"normalization": "none", "delta": 0.01}, estimate="one_iteration"),
+        *(
+            GradientClaim(
+                f"{differences}, wide",
+                {"normalization": "none", "delta": 0.2, "differences": differences, "common_seeds": False},
+                target="smoothed_gradient",
+                holds="limit",
+                bias="it is the gradient of the mean return of normally perturbed parameters",
+                estimate="one_iteration",
+            )
+            for differences in ("central", "forward")
+        ),
+    ),
 )

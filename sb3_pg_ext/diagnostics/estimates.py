@@ -9,6 +9,7 @@ user, in the same float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch as th
@@ -65,6 +66,19 @@ def with_exact_critic(bed: Testbed, model: Any) -> Tensor:
     return one_update(bed, model)
 
 
+def one_iteration(bed: Testbed, model: Any) -> Tensor:
+    """The step that the mean of a search in parameter space takes in one iteration."""
+    before = deepcopy(model.search.state_dict())
+    bed.place(model.policy)
+    here = nn.utils.parameters_to_vector(model.policy.parameters()).detach().double()
+    model.search["mean"] = here.numpy()
+    _learn(model)
+    step = th.tensor(model.search["mean"]) - here
+    model.search.load_state_dict(before)
+    bed.place(model.policy)
+    return step
+
+
 def _learn(model: Any) -> None:
     model.learn(1, reset_num_timesteps=False, log_interval=None)
 
@@ -83,5 +97,5 @@ def _taken_back(policy: nn.Module, before: list[Tensor]) -> Tensor:
 
 
 ESTIMATES: dict[str, Callable[[Testbed, Any], Tensor]] = {
-    function.__name__: function for function in (one_update, at_another_policy, with_exact_critic)
+    function.__name__: function for function in (one_update, at_another_policy, with_exact_critic, one_iteration)
 }

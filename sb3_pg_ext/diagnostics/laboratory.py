@@ -36,7 +36,7 @@ from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim, Holds, constructor_par
 class AtSize:
     """K estimates from M episodes each.
 
-    :param episodes: M
+    :param episodes: M; of searches in parameter space, as many candidates with one episode each
     :param repeats: K
     :param variance: of one estimate, summed over its components
     :param cosine: of the angle between an estimate and the target, mean
@@ -146,7 +146,7 @@ def jobs(
     repeats: int = REPEATS,
     seed: int = 0,
 ) -> list[Job]:
-    """Every claim of ``specs`` on every testbed whose actions it can take.
+    """Every claim of ``specs`` on every testbed that it fits.
 
     :param specs: key -> SPEC, as ``sb3_pg_ext.available()`` gives them; those without claims are passed over
     :param testbeds: their names
@@ -165,8 +165,10 @@ def jobs(
         for name in testbeds
         for key, spec in specs.items()
         for claim in spec.claims
-        if testbed(name).action_space in set(spec.action_spaces) & set(claim.action_spaces)
+        if testbed(name).takes(spec, claim)
     ]
+    if not fitting:
+        raise ValueError(f"testbed={list(testbeds)}: no claim of {', '.join(specs)} can be measured there")
     n_comparisons = sum(len(sizes) if claim.holds == "mean" else 1 for _, _, claim, _ in fitting)
     return [Job(*each, sizes, repeats, seed, n_comparisons) for each in fitting]
 
@@ -242,11 +244,15 @@ def _in_the_limit(
 
 
 def model_on(bed: Testbed, spec: AlgorithmSpec, claim: GradientClaim, n_episodes: int, seed: int) -> Any:
-    """A model at the parameters of ``bed`` whose update is one plain gradient step from ``n_episodes`` episodes."""
+    """A model at the parameters of ``bed`` whose update is one plain gradient step from ``n_episodes`` episodes.
+
+    Searches in parameter space play one with each of as many candidates.
+    """
     plain: dict[str, Any] = {
         "learning_rate": 1.0,
         "n_steps": bed.horizon,
         "n_episodes": n_episodes,
+        "population_size": n_episodes,
         "gamma": bed.problem.gamma,
         "ent_coef": 0.0,
         "vf_coef": 0.0,
@@ -254,8 +260,7 @@ def model_on(bed: Testbed, spec: AlgorithmSpec, claim: GradientClaim, n_episodes
     }
     arguments, _ = constructor_parameters(spec.cls)
     options = {name: value for name, value in plain.items() if name in arguments} | dict(claim.options)
-    policy_kwargs = {"net_arch": bed.net_arch, "optimizer_class": Steps, "optimizer_kwargs": {}}
-    env = bed.vec_env(n_episodes)
+    env, policy_kwargs = bed.vec_env(n_episodes), bed.policy_kwargs(Steps)
     model = spec.cls(spec.policies[0], env, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **options)
     bed.place(model.policy)
     model.set_logger(Logger(None, []))

@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from torch import Tensor
 
-from sb3_pg_ext.diagnostics.testbeds import Net, Testbed
+from sb3_pg_ext.diagnostics.testbeds import Net, SearchBed, Testbed
 from sb3_pg_ext.envs.oracles import natural_gradient as solved
 
 #: How far the policy that acts is from the one whose gradient is estimated, for estimators that can do with another.
@@ -60,6 +60,12 @@ def natural_gradient_undiscounted_states(bed: Testbed, model: Any) -> Tensor:
     return natural_gradient(bed, model, discount_states=False)
 
 
+def smoothed_gradient(bed: Testbed, model: Any) -> Tensor:
+    """Gradient of E[J(theta + std e)], e ~ N(0, I): std is the ``delta`` or the ``sigma`` of the model."""
+    assert isinstance(bed, SearchBed)
+    return bed.smoothed_gradient(Net(model.policy), model.delta if hasattr(model, "delta") else model.sigma)
+
+
 def _flat(net: Net) -> Tensor:
     return th.cat([parameter.flatten() for parameter in net.parameters])
 
@@ -73,5 +79,6 @@ TARGETS: dict[str, Callable[[Testbed, Any], Tensor]] = {
         gradient_at_old_states,
         natural_gradient,
         natural_gradient_undiscounted_states,
+        smoothed_gradient,
     )
 }

@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 
 from sb3_pg_ext.diagnostics.names import TESTBED_NAMES
@@ -32,8 +33,9 @@ from sb3_pg_ext.envs import oracles
 from sb3_pg_ext.envs.bandit import armed_bandit
 from sb3_pg_ext.envs.finite_mdp import FiniteMDP, FiniteMDPVectorEnv
 from sb3_pg_ext.envs.garnet import garnet
-from sb3_pg_ext.envs.lqr import LQR, LQRVectorEnv
+from sb3_pg_ext.envs.lqr import LQR, LQREnv, LQRVectorEnv
 from sb3_pg_ext.rollout.vector_env import as_vec_env
+from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim
 
 
 class Net:
@@ -41,7 +43,8 @@ class Net:
 
     def __init__(self, policy: Any):
         # A distribution keeps the graph of its last call, which cannot be copied and is not needed.
-        self.policy = deepcopy(policy, {id(policy.action_dist): policy.action_dist}).double()
+        distribution = getattr(policy, "action_dist", None)
+        self.policy = deepcopy(policy, {id(distribution): distribution}).double()
         self.parameters = actor_parameters(self.policy)
 
     def actor(self, obs: Any) -> Tensor:
@@ -73,7 +76,7 @@ def _float64(obs: Any) -> Tensor:
 
 
 def actor_parameters(policy: nn.Module) -> list[nn.Parameter]:
-    """Everything in an SB3 actor-critic policy that is not the critic's, in the policy's order."""
+    """Everything in an SB3 policy that is not the critic's, in the policy's order."""
     return [parameter for name, parameter in policy.named_parameters() if "value" not in name]
 
 
@@ -114,9 +117,21 @@ class Testbed:
     def action_space(self) -> str:
         return type(self.problem.action_space).__name__
 
+    def takes(self, spec: AlgorithmSpec, claim: GradientClaim) -> bool:
+        """Whether the claim is about policies and actions such as there are here."""
+        fitting = self.action_space in set(spec.action_spaces) & set(claim.action_spaces)
+        return fitting and (spec.family == "policy_search") == isinstance(self, SearchBed)
+
     def vec_env(self, n_envs: int) -> VecEnv:
         """``n_envs`` copies of the problem."""
         raise NotImplementedError
+
+    def policy_kwargs(self, optimizer_class: type) -> dict[str, Any]:
+        """Of the policy that is placed here.
+
+        :param optimizer_class: what takes its steps
+        """
+        return {"net_arch": self.net_arch, "optimizer_class": optimizer_class, "optimizer_kwargs": {}}
 
     def place(self, policy: nn.Module, shift: float = 0.0) -> None:
         """Give every parameter its value.
@@ -205,8 +220,11 @@ class RegulatorBed(Testbed):
     problem: LQR
 
     def vec_env(self, n_envs: int) -> VecEnv:
-        names = LQR.__dataclass_fields__
-        return as_vec_env(LQRVectorEnv(n_envs, preset=None, **{name: getattr(self.problem, name) for name in names}))
+        return as_vec_env(LQRVectorEnv(n_envs, **self._arguments))
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {"preset": None, **{name: getattr(self.problem, name) for name in LQR.__dataclass_fields__}}
 
     def law(self, net: Net) -> Gaussian:
         K, bias = oracles.affine_gain(net.actor, self.problem.B.shape[0], dtype=th.float64)
@@ -264,6 +282,38 @@ class RegulatorBed(Testbed):
         )
 
 
+class SearchBed(RegulatorBed):
+    """A regulator under the deterministic linear policy u = W x + c, which is searched for: theta is (W, c)."""
+
+    def vec_env(self, n_envs: int) -> VecEnv:
+        # One object each: only such slots can begin an episode with a seed of their own, for common random numbers.
+        return DummyVecEnv([partial(LQREnv, **self._arguments)] * n_envs)
+
+    def policy_kwargs(self, optimizer_class: type) -> dict[str, Any]:
+        return {}  # a search has no optimizer, and its linear policy no layers to choose
+
+    def law(self, net: Net) -> Gaussian:
+        K, bias = oracles.affine_gain(net.policy.action_net, self.problem.B.shape[0], dtype=th.float64)
+        return Gaussian(K, th.zeros_like(bias), bias)
+
+    def smoothed_gradient(self, net: Net, std: float) -> Tensor:
+        """Gradient of E[J(theta + std e)], e ~ N(0, I), (P,).
+
+        J is a polynomial of degree 2 H in theta, so that its gradient, of degree 2 H - 1, is integrated exactly by the
+        Gauss-Hermite rule of H nodes in each of the P directions.
+
+        :param std: of the perturbations
+        """
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.horizon)
+        theta = nn.utils.parameters_to_vector(net.parameters).detach()
+        total = th.zeros_like(theta)
+        for at in product(range(len(nodes)), repeat=len(theta)):
+            nn.utils.vector_to_parameters(theta + std * th.as_tensor(nodes[list(at)]), net.parameters)
+            total += (weights / weights.sum())[list(at)].prod() * net.gradient(self.objective(self.law(net)))
+        nn.utils.vector_to_parameters(theta, net.parameters)
+        return total
+
+
 class Loop(NamedTuple):
     """A regulator under a policy, for z = (x, 1): z' = F z + noise, cost z' cost z, E[z_0 z_0'] = start."""
 
@@ -306,7 +356,24 @@ def _lqr() -> Testbed:
     return RegulatorBed("lqr", problem, spread=0.1, centre=centre)
 
 
-TESTBEDS: dict[str, Callable[[], Testbed]] = dict(zip(TESTBED_NAMES, (_bandit, _garnet, _lqr), strict=True))
+def _search() -> Testbed:
+    problem = LQR(
+        A=[[1.0, 0.2], [0.0, 0.9]],
+        B=[[0.3], [1.0]],
+        Q=[[1.0, 0.2], [0.2, 0.5]],
+        R=[[0.5]],
+        start_mean=[1.0, -0.5],
+        start_std=0.1,
+        horizon=4,
+        at_horizon="terminate",
+        gamma=1.0,  # the returns of candidates are not discounted
+        action_bound=100.0,
+    )
+    return SearchBed("search", problem, spread=0.1, centre={"action_net.0.weight": [[-0.3, -0.1]]})
+
+
+_MAKERS = (_bandit, _garnet, _lqr, _search)
+TESTBEDS: dict[str, Callable[[], Testbed]] = dict(zip(TESTBED_NAMES, _MAKERS, strict=True))
 
 
 def testbed(name: str) -> Testbed:

@@ -35,7 +35,10 @@ SYMBOLS = {
     "gradient_at_old_states": "∇J at old states",
     "natural_gradient": "F⁻¹∇J",
     "natural_gradient_undiscounted_states": "F⁻¹∇J no γᵗ",
+    "smoothed_gradient": "∇J smoothed",
 }
+#: What the dashed line of the figure is.
+SLOPE = "1 / √steps"
 HOLDS = {"mean": "", "limit": ", M→∞", "direction": ", direction"}
 
 
@@ -152,22 +155,40 @@ def draw(measurements: Sequence[Measurement], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    beds, labels = testbeds_of(measurements), list(dict.fromkeys(map(_label, measurements)))
-    upper = 0.21 * len(labels) + 0.9
+    beds = testbeds_of(measurements)
+    rows = _rows(measurements)
+    upper = 0.21 * max(map(len, rows)) + 0.9
     figure = Figure(figsize=(3.4 + 3.4 * len(beds), upper + 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, len(beds), squeeze=False, height_ratios=(upper, 3.2))
     algorithms = list(dict.fromkeys(one.algorithm for one in measurements))
     for column, bed in enumerate(beds):
         here = [one for one in measurements if one.testbed == bed]
-        _draw_bias(panels[0, column], here, labels, algorithms, with_labels=column == 0)
+        first = column == 0 or rows[column] is not rows[column - 1]
+        _draw_bias(panels[0, column], here, rows[column], algorithms, with_labels=first)
         _draw_error(panels[1, column], here, algorithms, with_label=column == 0)
         panels[0, column].set_title(bed, loc="left", fontweight="bold", fontsize=11)
-    handles, names = panels[1, 0].get_legend_handles_labels()
-    known = dict(zip(names, handles, strict=True))
+    known: dict[str, Any] = {}
+    for panel in panels[1]:
+        handles, names = panel.get_legend_handles_labels()
+        slope = dict(zip(names, handles, strict=True))
+        known = {name: handle for name, handle in (known | slope).items() if name != SLOPE} | {SLOPE: slope[SLOPE]}
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known), frameon=False, fontsize=9)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
+
+
+def _rows(measurements: Sequence[Measurement]) -> list[list[tuple[str, str]]]:
+    """The estimators of each column: one list for all testbeds that share any, so that only the first needs labels."""
+    rows: list[list[tuple[str, str]]] = []
+    for bed in testbeds_of(measurements):
+        here = [_label(one) for one in measurements if one.testbed == bed]
+        if rows and set(here) & set(rows[-1]):
+            rows[-1] += [label for label in here if label not in rows[-1]]
+            rows.append(rows[-1])
+        else:
+            rows.append(here)
+    return rows
 
 
 def _label(one: Measurement) -> tuple[str, str]:
@@ -178,7 +199,7 @@ def _style(algorithms: Sequence[str], algorithm: str) -> dict[str, Any]:
     from sb3_pg_ext.experiments.figure import COLOURS
 
     index = algorithms.index(algorithm)
-    return {"color": COLOURS[index % len(COLOURS)], "marker": "osD^vPX"[index % 7]}
+    return {"color": COLOURS[index % len(COLOURS)], "marker": "osD^vPX*h"[index % 9]}
 
 
 def _draw_bias(
@@ -217,7 +238,7 @@ def _draw_error(panel: Any, measurements: Sequence[Measurement], algorithms: Seq
     steps = [size.steps for size in shown[0].sizes] if shown else [1, 10]
     middle = sorted(one.sizes[0].rmse for one in shown)[len(shown) // 2] if shown else 1.0
     slope = [middle * math.sqrt(steps[0] / n) for n in steps]
-    panel.plot(steps, slope, color="#333333", linestyle=(0, (4, 2)), linewidth=1.4, label="1 / √steps")
+    panel.plot(steps, slope, color="#333333", linestyle=(0, (4, 2)), linewidth=1.4, label=SLOPE)
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xticks(steps, [f"{n:,}" for n in steps])

@@ -1,7 +1,7 @@
 """Show whether the gradients are right: what each algorithm's update is an estimate of, measured against exact answers.
 
-On small problems whose gradients are known in closed form (a bandit, a random decision process, a linear-quadratic
-regulator), many independent updates of each algorithm are made and taken back. The table says how far they are from
+On small problems whose gradients are known in closed form (a bandit, a random decision process, linear-quadratic
+regulators), many independent updates of each algorithm are made and taken back. The table says how far they are from
 the exact vector on average (bias), how much they scatter (variance), where they point (cosine), and what they cost.
 """
 
