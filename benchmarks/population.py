@@ -2,7 +2,7 @@
 
 Ours against sb3-contrib's ARS, and against pycma with linear policies batched by hand and stepped in the bare gymnasium
 vector environment: no callbacks, no checks, no statistics, and a batch of candidates ends with the longest of its
-episodes. One process, interleaved; exit 1 if a target is missed.
+episodes. One process, interleaved; exit 1 if a target is missed. pycma comes with the extra `bench`.
 """
 
 from __future__ import annotations
