@@ -437,7 +437,7 @@ def test_a_bias_of_one_over_m_is_extrapolated_away():
 @pytest.fixture(scope="module")
 def some():
     specs = {key: registry.get(key) for key in ("qac", "rwr", "npg", "ispg")}
-    few = [job for job in jobs(specs, ["bandit", "lqr"], (4, 8), 8) if job.claim.name != "first step"]
+    few = [job for job in jobs(specs, ["bandit", "lqr"], (4, 52), 30) if job.claim.name != "first step"]
     return [job() for job in few]
 
 
@@ -486,7 +486,7 @@ def test_markdown_has_every_number(some):
     assert wrong.verdict == "off by 9.0 s.e."
 
 
-SMALL = ["--samples", "4", "8", "--repeats", "8", "--testbed", "bandit", "-P", "1"]
+SMALL = ["--samples", "4", "64", "--repeats", "30", "--testbed", "bandit", "-P", "1"]
 
 
 def test_the_command(tmp_path, capsys):
@@ -534,6 +534,7 @@ def test_the_command_fails_if_an_estimator_is_wrong(own, tmp_path, capsys):
         (["--algo", "sac"], "sac makes no claims"),
         (["--algo", "reinforc"], "Did you mean 'reinforce'"),
         (["--samples", "16"], "samples="),
+        (["--samples", "16", "32", "--repeats", "30"], "samples times repeats must be 1500"),
         (["--repeats", "2"], "repeats=2"),
         (["--algo", "es", "--testbed", "bandit"], "no claim of es"),
     ],
@@ -570,7 +571,7 @@ def test_the_example_plugin_takes_part(own, monkeypatch, tmp_path):
 
     assert SPEC.claims
     own.register("entropy_a2c", SPEC)
-    small = ["--samples", "16", "64", "--repeats", "20", "-P", "1", "-f", str(tmp_path)]
+    small = ["--samples", "16", "64", "--repeats", "30", "-P", "1", "-f", str(tmp_path)]
     assert main(["gradlab", "--algo", "entropy_a2c", *small]) == 0
     measured, _ = from_json((tmp_path / "gradlab.json").read_text())
     assert len(measured) == 3 * len(SPEC.claims)

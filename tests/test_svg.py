@@ -12,8 +12,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_ext.algorithms.mbpg import MBPG
 from sb3_pg_ext.algorithms.svg1 import SVG1
@@ -555,3 +557,36 @@ def test_senseless_arguments_are_named(argument, value):
 def test_observations_that_are_no_vectors_are_refused(observation, policy):
     with pytest.raises(ValueError, match=r"observation_space=.*needs vectors"):
         SVG1(policy, Echo("Box", observation))
+
+
+# Functions of the user
+
+
+@pytest.mark.parametrize("cls", [SVG1, SVGInf, MBPG])
+@pytest.mark.parametrize(
+    ("hook", "function", "shape"),
+    [
+        ("reward_fn", lambda obs, action, _: -(obs**2).sum(1, keepdim=True), r"reward_fn gave .*\(\d+, 1\)"),
+        ("reward_fn", lambda obs, action, _: -(action**2).mean(), r"reward_fn gave .*\(\)"),
+        ("dynamics", lambda obs, action: obs[:, :1], r"dynamics gave .*\(\d+, 1\)"),
+    ],
+    ids=["column", "scalar", "dynamics"],
+)
+def test_what_functions_give_must_have_the_shape_of_the_batch(cls, hook, function, shape):
+    model = cls("MlpPolicy", "Pendulum-v1", n_steps=200, seed=0, device="cpu", **{hook: function})
+    with pytest.raises(ValueError, match=shape):
+        model.learn(800)
+
+
+@pytest.mark.parametrize("cls", [SVG1, SVGInf, MBPG])
+def test_known_equations_do_not_know_normalised_observations(cls):
+    env = VecNormalize(make_vec_env("DifferentiablePendulum-v0", 1))
+    model = cls("MlpPolicy", env, n_steps=64, device="cpu", dynamics=gym.make("DifferentiablePendulum-v0"))
+    with pytest.raises(ValueError, match="dynamics and reward_fn in an env with VecNormalize"):
+        model.learn(64)
+
+
+@pytest.mark.parametrize("cls", [SVG1, SVGInf, MBPG])
+def test_there_are_no_advantages(cls):
+    with pytest.raises(ValueError, match="gae_lambda must be 1"):
+        cls("MlpPolicy", "Pendulum-v1", gae_lambda=0.9)

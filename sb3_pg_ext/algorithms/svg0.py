@@ -75,6 +75,11 @@ class SVG0(OffPolicyBase):
         check_number("initial_temperature", initial_temperature, 0, above=True)
         check_number("final_temperature", final_temperature, 0, above=True)
         check_number("temperature_fraction", temperature_fraction, 0, 1, above=True)
+        if data == "on_policy" and common.get("optimize_memory_usage"):
+            raise ValueError(
+                "optimize_memory_usage=True with data='on_policy': that buffer forgets the observation after the "
+                "latest step, from which the returns are continued"
+            )
         self.data = data
         self.trace_decay = trace_decay
         self.ent_coef = ent_coef

@@ -110,6 +110,8 @@ class ModelBasedBase(OnPolicyBase):
                 f"rollout_buffer_class={steps_class!r}: a model is learned from the last transition of an episode as "
                 "well, so a subclass of sb3_pg_ext.rollout.transitions.StepsWithEnds is needed"
             )
+        if common.get("gae_lambda", 1.0) != 1.0:
+            raise ValueError("gae_lambda must be 1: gradients go through the model here, not through advantages")
         self.dynamics, self.reward_fn, self.termination_fn = dynamics, reward_fn, termination_fn
         self.n_models = n_models
         self.model_net_arch = model_net_arch
@@ -155,6 +157,13 @@ class ModelBasedBase(OnPolicyBase):
                     f"{name}=None, but this model was trained with one; functions are not saved: "
                     f"give it again, {type(self).__name__}.load(path, env, {name}=...)"
                 )
+        normalize = self.get_vec_normalize_env()
+        if normalize is not None and self._given and (normalize.norm_obs or normalize.norm_reward):
+            raise ValueError(
+                f"{' and '.join(self._given)} in an env with VecNormalize: what is given knows the environment's own "
+                "observations and rewards, not normalised ones. Use VecNormalize(norm_obs=False, norm_reward=False), "
+                "or none, or learn the model"
+            )
 
     def infer_noise(self, states: Tensor, actions: Tensor, next_states: Tensor) -> tuple[Tensor, Tensor]:
         """The z (B, A) and zeta (B, k) with which policy and model repeat a transition; they carry no gradient.

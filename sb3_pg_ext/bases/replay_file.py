@@ -49,7 +49,10 @@ def load_replay_buffer(path: Any, allow: Iterable[Any]) -> ReplayBuffer:
     except RefusedError as error:
         raise UnsafeModelError(str(path), {"": str(error)}) from error
     except Exception as error:
-        raise ModelFileError(f"{path} is cut short or does not hold a replay buffer: {reason(error)}") from error
+        raise ModelFileError(
+            f"{path} is cut short, holds no replay buffer, or one of a class that cannot be read without running what "
+            f"it says: {reason(error)}. If you trust its source: load_replay_buffer(path, trusted=True)"
+        ) from error
     if not isinstance(buffer, ReplayBuffer):
         raise ModelFileError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
     return buffer

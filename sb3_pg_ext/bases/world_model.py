@@ -10,7 +10,14 @@ import torch as th
 from torch import Tensor, nn
 
 from sb3_pg_ext.bases.model_fitting import fit, multi_step_errors
-from sb3_pg_ext.nets.dynamics import GaussianDynamics, KnownDynamics, RewardModel, TerminationModel, equations_of
+from sb3_pg_ext.nets.dynamics import (
+    GaussianDynamics,
+    KnownDynamics,
+    RewardModel,
+    TerminationModel,
+    equations_of,
+    of_batch,
+)
 
 #: Observations (B, S), actions (B, A) and next observations (B, S) -> (B,).
 OfTransition = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -69,7 +76,7 @@ class WorldModel(nn.Module):
     def reward(self, states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
         """r(s, a, s'): (B, S), (B, A), (B, S) -> (B,)."""
         if self.reward_fn is not None:
-            return self.reward_fn(states, actions, next_states)
+            return of_batch("reward_fn", self.reward_fn(states, actions, next_states), (len(states),))
         if "reward" in self.learned:
             return self.learned["reward"](states, actions, next_states)
         return self.env.reward(self.env.state_of(states), actions, self.env.state_of(next_states))
@@ -77,7 +84,8 @@ class WorldModel(nn.Module):
     def termination(self, states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
         """Probability that the step ends the episode: (B, S), (B, A), (B, S) -> (B,)."""
         if self.termination_fn is not None:
-            return self.termination_fn(states, actions, next_states).to(states.dtype)
+            ends = of_batch("termination_fn", self.termination_fn(states, actions, next_states), (len(states),))
+            return ends.to(states.dtype)
         return self.learned["termination"](states, actions, next_states)
 
     def learn(self, new: Columns, data: Columns, rng: np.random.Generator, **settings: Any) -> dict[str, float]:

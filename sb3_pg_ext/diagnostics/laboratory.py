@@ -25,7 +25,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from sb3_pg_ext.diagnostics.estimates import ESTIMATES, Steps
-from sb3_pg_ext.diagnostics.names import MIN_REPEATS, REPEATS, SAMPLES, TESTBED_NAMES
+from sb3_pg_ext.diagnostics.names import MIN_EPISODES, MIN_REPEATS, REPEATS, SAMPLES, TESTBED_NAMES
 from sb3_pg_ext.diagnostics.statistics import Deviation, deviation, direction_deviation, towards_the_limit
 from sb3_pg_ext.diagnostics.targets import TARGETS, gradient
 from sb3_pg_ext.diagnostics.testbeds import Testbed, testbed
@@ -43,7 +43,8 @@ class AtSize:
     :param rmse: root of the mean squared distance of an estimate from the target, as a share of the target's length
     :param steps: env steps that an estimate takes
     :param seconds: that an estimate takes, collection and update
-    :param deviation: of their mean from the target; None where the claim says nothing of a finite M
+    :param deviation: of their mean from the target; None where the claim says nothing of a finite M, or where M K
+        episodes are too few to tell
     """
 
     episodes: int
@@ -160,6 +161,11 @@ def jobs(
         raise ValueError(f"samples={list(sizes)}: two different numbers of episodes, of at least 2, are needed")
     if repeats < MIN_REPEATS:
         raise ValueError(f"repeats={repeats}: at least {MIN_REPEATS} are needed to know a standard error")
+    if sizes[-1] * repeats < MIN_EPISODES:
+        raise ValueError(
+            f"samples={list(sizes)}, repeats={repeats}: the largest number of samples times repeats must be "
+            f"{MIN_EPISODES} at least; the mean of fewer episodes may look biased when it is not"
+        )
     fitting = [
         (key, spec, claim, name)
         for name in testbeds
@@ -169,7 +175,8 @@ def jobs(
     ]
     if not fitting:
         raise ValueError(f"testbed={list(testbeds)}: no claim of {', '.join(specs)} can be measured there")
-    n_comparisons = sum(len(sizes) if claim.holds == "mean" else 1 for _, _, claim, _ in fitting)
+    judged = [size for size in sizes if size * repeats >= MIN_EPISODES]
+    n_comparisons = sum(len(judged) if claim.holds == "mean" else 1 for _, _, claim, _ in fitting)
     return [Job(*each, sizes, repeats, seed, n_comparisons) for each in fitting]
 
 
@@ -204,6 +211,7 @@ def measure(
     if claim.mean_over == "steps":
         clouds = [cloud * bed.horizon for cloud in clouds]
     target, true = named(claim.target, TARGETS, "target")(bed, model).detach(), gradient(bed, model).detach()
+    judged = [m for m in samples if claim.holds == "mean" and (m * repeats >= MIN_EPISODES or m == samples[-1])]
     return Measurement(
         algorithm,
         claim,
@@ -212,7 +220,7 @@ def measure(
         target_cosine=th.cosine_similarity(target, true, dim=0).item(),
         target_length=(target.norm() / true.norm()).item(),
         sizes=tuple(
-            _at_size(cloud, target, m, m * bed.horizon, s, n_comparisons if claim.holds == "mean" else None)
+            _at_size(cloud, target, m, m * bed.horizon, s, n_comparisons if m in judged else None)
             for cloud, m, s in zip(clouds, samples, seconds, strict=True)
         ),
         limit=None if claim.holds == "mean" else _in_the_limit(clouds, samples, target, claim.holds, n_comparisons),

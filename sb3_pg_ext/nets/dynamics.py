@@ -242,7 +242,7 @@ class KnownDynamics:
         self.step: Callable[[Tensor, Tensor, Tensor], Tensor]
         self.own_size, self.n_states = 0, n_states
         if env is None:
-            self.step = lambda obs, action, _: source(obs, action)
+            self.step = lambda obs, action, _: of_batch("dynamics", source(obs, action), obs.shape)
         else:
             self.own_size = int(th.Size(env.noise_shape).numel())
             self.step = lambda obs, action, noise: env.observe(
@@ -264,6 +264,17 @@ class KnownDynamics:
         """zeta of H steps, (H, B, k + S), float64."""
         own = th.randn(horizon, n_rows, self.own_size, dtype=th.float64)
         return F.pad(own, (0, self.n_states))
+
+
+def of_batch(name: str, given: Any, shape: Sequence[int]) -> Tensor:
+    """What the function ``name`` of a user has given for a batch.
+
+    :raises ValueError: it is no tensor of ``shape``; broadcasting would make something else of it without a word
+    """
+    if not isinstance(given, Tensor) or given.shape != tuple(shape):
+        found = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        raise ValueError(f"{name} gave {found}, but a tensor of shape {tuple(shape)} is needed")
+    return given
 
 
 def equations_of(source: Any) -> Any:
