@@ -110,8 +110,8 @@ class ModelBasedBase(OnPolicyBase):
                 f"rollout_buffer_class={steps_class!r}: a model is learned from the last transition of an episode as "
                 "well, so a subclass of sb3_pg_ext.rollout.transitions.StepsWithEnds is needed"
             )
-        if common.get("gae_lambda", 1.0) != 1.0:
-            raise ValueError("gae_lambda must be 1: gradients go through the model here, not through advantages")
+        if (gae_lambda := common.get("gae_lambda", 1.0)) != 1.0:
+            raise ValueError(f"gae_lambda={gae_lambda}: gradients go through the model, not advantages; it must be 1")
         self.dynamics, self.reward_fn, self.termination_fn = dynamics, reward_fn, termination_fn
         self.n_models = n_models
         self.model_net_arch = model_net_arch
