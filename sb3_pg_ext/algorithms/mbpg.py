@@ -9,7 +9,7 @@ that is drawn instead of inferred.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -21,7 +21,6 @@ from sb3_pg_ext.bases.model_based import ModelBasedBase, ModelBasedOptions
 from sb3_pg_ext.bases.options import check_choice, check_count, check_number
 from sb3_pg_ext.bases.world_model import Columns
 from sb3_pg_ext.functional.imagine import Imagined
-from sb3_pg_ext.nets.pathwise import PathwisePolicy
 from sb3_pg_ext.rollout.episodes import Rollout
 from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
 
@@ -44,7 +43,7 @@ class MBPG(ModelBasedBase):
     :param tau: share of the value that the target value, by which returns are continued, takes per batch
     """
 
-    target: PathwisePolicy
+    has_target: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,10 +72,6 @@ class MBPG(ModelBasedBase):
         self.batch_size = batch_size
         self.tau = tau
         super().__init__(policy, env, learning_rate, n_steps=n_steps, **common)
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.target = self._new_target()
 
     def improve(self, rollout: Rollout, columns: Columns) -> None:
         starts = self.transitions.columns["states"]
@@ -109,13 +104,6 @@ class MBPG(ModelBasedBase):
             self.record(value_loss=losses["value"])
         self.descend(**losses)
         self.record(policy_loss=policy_loss, entropy_loss=-entropy)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        return [*state_dicts, "target_policy"], tensors
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "target"]
 
 
 SPEC = AlgorithmSpec(

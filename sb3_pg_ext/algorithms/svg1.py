@@ -9,7 +9,7 @@ The model f only carries the gradient: the next state at which V is differentiat
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -19,7 +19,6 @@ from torch import Tensor
 from sb3_pg_ext.bases.model_based import ModelBasedBase, ModelBasedOptions
 from sb3_pg_ext.bases.options import check_count, check_number
 from sb3_pg_ext.bases.world_model import Columns
-from sb3_pg_ext.nets.pathwise import PathwisePolicy
 from sb3_pg_ext.rollout.episodes import Rollout
 from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
 
@@ -37,7 +36,7 @@ class SVG1(ModelBasedBase):
     :param tau: share of the value that the target value, which is differentiated and continued by, takes per minibatch
     """
 
-    target: PathwisePolicy
+    has_target: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,10 +59,6 @@ class SVG1(ModelBasedBase):
         self.max_ratio = max_ratio
         self.tau = tau
         super().__init__(policy, env, learning_rate, n_steps=n_steps, **common)
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.target = self._new_target()
 
     def improve(self, rollout: Rollout, columns: Columns) -> None:
         for _ in range(self.gradient_steps):
@@ -102,13 +97,6 @@ class SVG1(ModelBasedBase):
         error = (imagined.states[1] - batch["next_states"]).abs().max()
         self.logger.record("svg/reconstruction_error", error.item())
         return imagined.returns
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        return [*state_dicts, "target_policy"], tensors
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "target"]
 
 
 SPEC = AlgorithmSpec(

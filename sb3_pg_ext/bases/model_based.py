@@ -66,9 +66,12 @@ class ModelBasedBase(OnPolicyBase):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": ActorCriticPolicy}
     steps_class: ClassVar[type[Steps]] = StepsWithEnds
+    #: Whether a copy of the policy follows it, whose value continues the returns.
+    has_target: ClassVar[bool] = False
     pathwise: PathwisePolicy
     transitions: Transitions
     world: WorldModel
+    target: PathwisePolicy
     target_policy: Any
     _steps: Any
 
@@ -148,6 +151,8 @@ class ModelBasedBase(OnPolicyBase):
             self.model_net_arch,
             self.model_lr_schedule(1),
         ).to(self.device)
+        if self.has_target:
+            self.target = self._new_target()
 
     def _check_hooks(self) -> None:
         env_knows_reward = equations_of(self.dynamics) is not None
@@ -283,10 +288,11 @@ class ModelBasedBase(OnPolicyBase):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
         optimizers = [f"world.learned.{name}.optimizer" for name in self.world.learned]
-        return [*state_dicts, "world", "transitions", *optimizers], tensors
+        target = ["target_policy"] if self.has_target else []
+        return [*state_dicts, "world", "transitions", *optimizers, *target], tensors
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["pathwise", "_steps", "model_lr_schedule", "_first"]
+        built = ["pathwise", "target", "_steps", "model_lr_schedule", "_first"]
         return [*super()._excluded_save_params(), *built, *HOOKS]
 
 
