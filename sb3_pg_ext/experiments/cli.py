@@ -12,6 +12,7 @@ import sb3_pg_ext
 COMMANDS = {
     "compare": "compare algorithms over environments and seeds; restartable",
     "report": "write table, figure and report.md of a comparison again, finished or not",
+    "tune": "search for the best settings, with several seeds a trial; restartable, on one machine or many",
     "train": "train one model, with the folders and spellings of rl_zoo3",
     "eval": "evaluate a saved model",
     "gradlab": "measure every gradient estimator against the exact gradient",
@@ -24,6 +25,7 @@ first steps:
   sb3-pg compare --algo reinforce ppo --env CartPole-v1 --seeds 3 -n 20000
   sb3-pg train --algo ppo --env CartPole-v1 -n 50000       a single model, in logs/ppo/CartPole-v1_1
   sb3-pg eval logs/ppo/CartPole-v1_1                       how good it is
+  sb3-pg tune --algo ppo --env CartPole-v1 -n 20000        search for better settings
   sb3-pg gradlab                                           are the gradients right?
 
 Each command explains itself: sb3-pg compare --help

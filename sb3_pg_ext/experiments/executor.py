@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -119,11 +119,13 @@ def context() -> Any:
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
-def warm_up() -> None:
+def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_contrib")) -> None:
     """Begin to import torch in the background; to be called as early as it is clear that there will be runs.
 
     One thread per process: the cores are shared by the runs, small networks are slower with more, and results depend on
     the number.
+
+    :param preload: modules that the workers need
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
@@ -131,5 +133,5 @@ def warm_up() -> None:
     if workers.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        workers.set_forkserver_preload(["sb3_pg_ext.experiments.worker", "sb3_contrib"])
+        workers.set_forkserver_preload(list(preload))
         forkserver.ensure_running()

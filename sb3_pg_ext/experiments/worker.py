@@ -31,14 +31,14 @@ def work(store_path: str, key: str, command: str) -> None:
     :param key: of the run
     :param command: for the record
     """
-    _end_with_parent()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     owner = str(Owner.current())
     with Store(store_path) as store:
         spec = store.claim(key, owner)
         if spec is None:
             return
-        _write_output_to(log_path(Path(store_path).parent, spec))
+        write_output_to(log_path(Path(store_path).parent, spec))
         recorder = _StoreRecorder(store, key, owner)
         circumstances = {**provenance(), "command": command}
         try:
@@ -50,7 +50,7 @@ def work(store_path: str, key: str, command: str) -> None:
         else:
             store.finish(key, owner, outcome, circumstances)
         finally:
-            _remove_if_empty(log_path(Path(store_path).parent, spec))
+            remove_if_empty(log_path(Path(store_path).parent, spec))
 
 
 def model_path(folder: Path, spec: RunSpec) -> Path:
@@ -69,7 +69,7 @@ def file_stem(spec: RunSpec) -> str:
     return f"{name}_seed{spec.replicate}_{spec.key[:8]}"
 
 
-def _write_output_to(path: Path) -> None:
+def write_output_to(path: Path) -> None:
     """Workers share the terminal with the progress display, so their output goes to a file, native crashes included."""
     path.parent.mkdir(exist_ok=True)
     with open(path, "wb", buffering=0) as file:
@@ -78,7 +78,8 @@ def _write_output_to(path: Path) -> None:
     faulthandler.enable()
 
 
-def _remove_if_empty(path: Path) -> None:
+def remove_if_empty(path: Path) -> None:
+    """Leave no file behind for a process that had nothing to say."""
     sys.stdout.flush()
     sys.stderr.flush()
     if path.stat().st_size == 0:
@@ -99,8 +100,11 @@ class _StoreRecorder:
         self.store.add_evaluation(self.key, self.owner, kind, evaluation)
 
 
-def _end_with_parent() -> None:
-    """Without this a worker would go on after its parent was killed, unseen, on a core that the next call wants."""
+def end_with_parent() -> None:
+    """End this process when its parent ends.
+
+    Without this a worker would go on after its parent was killed, unseen, on a core that the next call wants.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return

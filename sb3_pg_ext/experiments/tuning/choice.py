@@ -1,0 +1,165 @@
+"""Which trial is the best one: settled by fresh seeds, and told by others that had no part in the choice.
+
+The best value of many noisy ones is too good to be true. So the best trials train again on seeds that no trial has
+seen, beside the defaults; the best of these is the winner. What it is worth is measured a third time, on the seeds of
+an ordinary comparison, by exactly the runs that ``sb3-pg compare`` would make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_pg_ext.experiments.results import Record
+from sb3_pg_ext.experiments.run_spec import Protocol, RunSpec
+from sb3_pg_ext.experiments.seeds import choice_seeds, seeds_of
+from sb3_pg_ext.experiments.tuning.plan import Plan
+from sb3_pg_ext.experiments.values import merge
+
+DEFAULTS = "defaults"
+_TEST_EPISODES = 100
+_EVALUATIONS, _EPISODES = 20, 20  # those of sb3-pg compare
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Settings that stand for choice.
+
+    :param label: ``trial <number>`` or ``defaults``
+    :param settings: sampled ones, as plain data, rounded to what anyone would type
+    :param value: of the trial; NaN for the defaults
+    :param scores: mean return of each run on fresh seeds
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+    value: float
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The outcome of a tuning.
+
+    :param label: ``trial <number>`` or ``defaults``
+    :param settings: all that differs from the constructor's defaults, as plain data
+    :param contenders: all that stood for choice, the best first
+    :param scores: mean return of each run of the winner on the seeds that judge it
+    :param default_scores: the same of the defaults
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+    contenders: Sequence[Contender]
+    scores: tuple[float, ...]
+    default_scores: tuple[float, ...]
+
+
+def choose(
+    study: Study,
+    plan: Plan,
+    folder: Path,
+    top: int = 5,
+    seeds: int = 5,
+    jobs: int | None = None,
+    total_steps: int | None = None,
+    console: Any = None,
+) -> Winner:
+    """See :meth:`~sb3_pg_ext.experiments.tuning.tuning.Tuning.choose`. Finished runs are kept: nothing runs twice."""
+    plan = replace(plan, total_steps=total_steps or plan.total_steps)
+    contenders = [*finalists(study.get_trials(deepcopy=False), top), Contender(DEFAULTS, {}, math.nan)]
+    candidates = {c.label: [_candidate_run(plan, c, number) for number in range(seeds)] for c in contenders}
+    scores = _scores(candidates, folder / "choice", jobs, console)
+    ranked = sorted(
+        (replace(c, scores=scores[c.label]) for c in contenders if scores[c.label]),
+        key=lambda c: plan.value(c.scores),
+        reverse=True,
+    )
+    if not ranked:
+        raise RuntimeError(f"no run of the final choice has been completed; see {folder / 'choice'}")
+    best = ranked[0]
+    judged = {"tuned": best, DEFAULTS: Contender(DEFAULTS, {}, math.nan)}
+    if best.label == DEFAULTS:
+        del judged["tuned"]
+    verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}
+    found = _scores(verdict, folder / "verdict", jobs, console)
+    settings = merge(_around(plan), best.settings)
+    return Winner(best.label, settings, ranked, found.get("tuned", found[DEFAULTS]), found[DEFAULTS])
+
+
+def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
+    """The ``top`` best of the trials that were completed, equal settings once."""
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    best: dict[str, Contender] = {}
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        settings = rounded(trial.user_attrs["settings"])
+        best.setdefault(repr(settings), Contender(f"trial {trial.number}", settings, float(trial.value or 0.0)))
+    return list(best.values())[:top]
+
+
+def rounded(value: Any) -> Any:
+    """Numbers with three significant digits, those just below 1 by their distance from it."""
+    if isinstance(value, Mapping):
+        return {name: rounded(item) for name, item in value.items()}
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    if 0.9 < value < 1.0:
+        return round(1.0 - float(f"{1.0 - value:.2g}"), 12)
+    return float(f"{value:.3g}")
+
+
+def _around(plan: Plan) -> dict[str, Any]:
+    """Settings that were fixed."""
+    return merge({} if plan.n_envs is None else {"n_envs": plan.n_envs}, plan.arguments)
+
+
+def _candidate_run(plan: Plan, contender: Contender, number: int) -> RunSpec:
+    run = plan.run(contender.label, contender.settings, number, choice_seeds(plan.master_seed, number))
+    return replace(run, protocol=_protocol(plan))
+
+
+def _judged_run(plan: Plan, label: str, contender: Contender, number: int) -> RunSpec:
+    # Those of `sb3-pg compare` with its own master seed, so that the command repeats the number.
+    return replace(plan.run(label, contender.settings, number, seeds_of(0, number)), protocol=_protocol(plan))
+
+
+def _protocol(plan: Plan) -> Protocol:
+    every = math.ceil(plan.total_steps / _EVALUATIONS)
+    return Protocol(every, _EPISODES, plan.deterministic, _TEST_EPISODES)
+
+
+def _scores(
+    runs: Mapping[str, list[RunSpec]], folder: Path, jobs: int | None, console: Any
+) -> dict[str, tuple[float, ...]]:
+    """Label -> final return of each of its runs that has been finished."""
+    from sb3_pg_ext.experiments.console import console as default_console
+    from sb3_pg_ext.experiments.executor import LocalProcesses
+    from sb3_pg_ext.experiments.progress import progress_of
+    from sb3_pg_ext.experiments.provenance import command
+    from sb3_pg_ext.experiments.store import FILE_NAME, Store
+    from sb3_pg_ext.experiments.study import carry_out
+
+    specs = [spec for group in runs.values() for spec in group]
+    with Store(folder / FILE_NAME, create=True) as store:
+        store.declare(specs, command())
+        executor = LocalProcesses(store, jobs)
+        with progress_of(specs, console or default_console()) as progress:
+            carry_out(specs, store, executor, progress)
+        wanted = {spec.key: label for label, group in runs.items() for spec in group}
+        return _finished(store.records(), wanted, runs)
+
+
+def _finished(
+    records: Sequence[Record], wanted: Mapping[str, str], runs: Mapping[str, Any]
+) -> dict[str, tuple[float, ...]]:
+    found: dict[str, list[float]] = {label: [] for label in runs}
+    for record in records:
+        if record.spec.key in wanted and record.status == "finished":
+            found[wanted[record.spec.key]].append(record.final_return)
+    return {label: tuple(scores) for label, scores in found.items()}

@@ -1,0 +1,137 @@
+"""Which trials count: each is carried out once, whatever happens to the processes that work on them.
+
+Optuna's storages have no transactions over several trials, and their heartbeats, where they have them, close a trial
+whose worker has died but do not say what becomes of it. So here a trial carries the name of its *owner* and a *beat*
+that changes while it lives. A trial is *lost* if its owner is dead or silent. Whoever notices enqueues it anew, as a
+trial *in place of* the lost one, and only then closes the lost one: a kill between the two leaves something to notice.
+If two processes notice at once, there are two trials in place of one; the one with the lower number is carried out, the
+other is *void*. A trial that was begun although there were enough is void as well. Neither void nor lost trials count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sb3_pg_ext.experiments.owner import Owner
+
+MAX_DEATHS = 2  # a trial whose workers die this often is failed: it may well be what kills them
+SILENCE = 120.0  # seconds without a beat after which a worker on another machine is taken for dead
+_SILENCE_OF_NOBODY = 30.0  # the same for a trial that was begun and has no owner yet
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+class VoidTrialError(RuntimeError):
+    """This trial is not needed."""
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether ``trial`` is one of those that were asked for: not void, and not lost."""
+    if trial.state is TrialState.FAIL:
+        return "reason" in trial.user_attrs
+    return "void" not in trial.user_attrs
+
+
+def claim(study: Study, trial: Trial, n_trials: int | None) -> None:
+    """Make ``trial`` the work of this process.
+
+    :param n_trials: how many are wanted in all
+    :raises VoidTrialError: it is not needed
+    """
+    trial.set_user_attr("owner", str(Owner.current()))
+    reason = _why_void(study.get_trials(deepcopy=False), trial.number, n_trials)
+    if reason:
+        trial.set_user_attr("void", reason)
+        raise VoidTrialError(reason)
+
+
+def _why_void(trials: Sequence[FrozenTrial], number: int, n_trials: int | None) -> str | None:
+    original = trials[number].user_attrs.get("in_place_of")
+    twins = [t.number for t in trials[:number] if original is not None and t.user_attrs.get("in_place_of") == original]
+    twins = [twin for twin in twins if "void" not in trials[twin].user_attrs]
+    if twins:
+        return f"trial {twins[0]} is the same"
+    if n_trials is not None and sum(map(counts, trials[:number])) >= n_trials:
+        return f"there are {n_trials} trials already"
+    return None
+
+
+def enqueue_once(study: Study, parameters: dict[str, Any], name: str) -> None:
+    """Have a trial with ``parameters`` carried out, once however many processes ask for it under the same name."""
+    if not any(trial.user_attrs.get("in_place_of") == name for trial in study.get_trials(deepcopy=False)):
+        study.enqueue_trial(parameters, user_attrs={"in_place_of": name})
+
+
+class Recovery:
+    """Finds the lost trials of a study and has them carried out again.
+
+    :param study: any number of processes may watch over it
+    """
+
+    def __init__(self, study: Study):
+        self.study = study
+        self._beats: dict[int, tuple[Any, float]] = {}
+
+    def __call__(self, killed: Collection[int] = ()) -> list[int]:
+        """Look once.
+
+        :param killed: process numbers of workers of this machine that did not end by themselves
+        :return: numbers of the trials that are done again
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        replaced = {trial.user_attrs.get("in_place_of") for trial in trials}
+        again = []
+        for trial in trials:
+            if not self._is_lost(trial):
+                continue
+            deaths = trial.user_attrs.get("deaths", 0) + (_pid(trial) in killed)
+            if trial.number not in replaced and deaths < MAX_DEATHS:
+                marks = {"in_place_of": trial.number, "deaths": deaths}
+                self.study.enqueue_trial(_parameters(trial), user_attrs=marks)
+                again.append(trial.number)
+            if trial.state is TrialState.RUNNING:
+                self._close(trial, f"{deaths} workers died over it" if deaths >= MAX_DEATHS else None)
+        return again
+
+    def _is_lost(self, trial: FrozenTrial) -> bool:
+        if "void" in trial.user_attrs:
+            return False
+        if trial.state is TrialState.FAIL:
+            return "reason" not in trial.user_attrs
+        if trial.state is not TrialState.RUNNING:
+            return False
+        owner = trial.user_attrs.get("owner")
+        dead = None if owner is None else Owner.parse(owner).is_dead()
+        return self._is_silent(trial, SILENCE if owner else _SILENCE_OF_NOBODY) if dead is None else dead
+
+    def _is_silent(self, trial: FrozenTrial, limit: float) -> bool:
+        """By the clock of this process alone: those of two machines may differ."""
+        beat, now = trial.user_attrs.get("beat"), time.monotonic()
+        before, since = self._beats.get(trial.number, (None, now))
+        if trial.number not in self._beats or before != beat:
+            self._beats[trial.number] = (beat, now)
+            return False
+        return now - since > limit
+
+    def _close(self, trial: FrozenTrial, reason: str | None) -> None:
+        try:
+            if reason:
+                Trial(self.study, trial._trial_id).set_user_attr("reason", reason)
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
+            return  # somebody else was faster
+
+
+def _pid(trial: FrozenTrial) -> int | None:
+    owner = trial.user_attrs.get("owner")
+    return Owner.parse(owner).pid if owner else None
+
+
+def _parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """Those that the trial has, and those that it was to have: it may have been lost before it asked for all."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

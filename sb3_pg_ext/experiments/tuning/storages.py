@@ -1,0 +1,82 @@
+"""Where the trials of a tuning are kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import warnings
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage
+
+from sb3_pg_ext.experiments.values import SettingError
+
+JOURNAL = "journal:"
+_SECONDS_BETWEEN_HEARTBEATS = 15
+_GRACE = 120
+_WAIT_FOR_LOCK = 60.0
+
+
+def open_storage(url: str) -> BaseStorage:
+    """The storage behind ``url``, made if it does not exist.
+
+    * ``journal:PATH``: a file to which every change is appended; for one machine, or several with a shared file system
+    * ``sqlite:///PATH``: a database file; for one machine
+    * ``postgresql://USER:PASSWORD@HOST/DATABASE`` (and ``mysql+pymysql://``): a server; for any number of machines
+
+    The heartbeats of Optuna are on where it has them.
+
+    :raises SettingError: ``url`` has none of these forms, or nothing answers there
+    :raises ModuleNotFoundError: the driver of the database is not installed
+    """
+    if url.startswith(JOURNAL):
+        return _journal(Path(url.removeprefix(JOURNAL)))
+    if "://" not in url:
+        raise SettingError(f"storage={url!r}: expected journal:PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE")
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return _database(url)
+
+
+def _journal(path: Path) -> BaseStorage:
+    from optuna.storages.journal import JournalFileBackend
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+
+
+def _database(url: str) -> BaseStorage:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    options = {"connect_args": {"timeout": _WAIT_FOR_LOCK}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.storages.RDBStorage(
+                with_driver(url),
+                engine_kwargs=options,
+                heartbeat_interval=_SECONDS_BETWEEN_HEARTBEATS,
+                grace_period=_GRACE,
+            )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise SettingError(f"storage={without_password(url)!r} cannot be opened: {reason}") from error
+
+
+def with_driver(url: str) -> str:
+    """``postgresql://`` spelt with the driver that is installed.
+
+    :raises ModuleNotFoundError: there is none
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("postgres", "postgresql"):
+        return url
+    if importlib.util.find_spec("psycopg") is None:
+        raise ModuleNotFoundError('a PostgreSQL storage needs psycopg: pip install "sb3_pg_ext[postgres]"')
+    return f"postgresql+psycopg://{rest}"
+
+
+def without_password(text: str) -> str:
+    """``text`` with the passwords of the URLs in it left out."""
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)

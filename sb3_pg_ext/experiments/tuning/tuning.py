@@ -1,0 +1,247 @@
+"""The loop that has trials carried out, and what comes after it."""
+
+from __future__ import annotations
+
+import json
+import time
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_pg_ext import registry
+from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments.building import check
+from sb3_pg_ext.experiments.executor import context, usable_cores
+from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.provenance import provenance, versions
+from sb3_pg_ext.experiments.tuning.choice import Winner, choose
+from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueue_once
+from sb3_pg_ext.experiments.tuning.plan import Plan
+from sb3_pg_ext.experiments.tuning.samplers import check_packages, make_pruner, make_sampler
+from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
+from sb3_pg_ext.experiments.tuning.storages import JOURNAL, open_storage, without_password
+from sb3_pg_ext.experiments.tuning.worker import Proposal, work
+from sb3_pg_ext.experiments.values import SettingError, merge
+
+TUNING_FILE = "tuning.json"
+_SECONDS_BETWEEN_LOOKS = 0.5
+_FAILURES_IN_A_ROW = 5
+
+
+class TuningError(RuntimeError):
+    """The tuning cannot go on: its trials all fail."""
+
+
+class Watcher(Protocol):
+    """Told about twice a second how the trials are."""
+
+    def look(self, trials: list[FrozenTrial], n_trials: int | None) -> None:
+        """
+        :param trials: all of the study
+        :param n_trials: how many are wanted
+        """
+
+
+class _Nobody:
+    def look(self, trials: list[FrozenTrial], n_trials: int | None) -> None:
+        """Nothing to show."""
+
+
+class Tuning:
+    """A study of Optuna that any number of processes, on any number of machines, may work on.
+
+    :param plan: what is tuned, see :func:`~sb3_pg_ext.experiments.tuning.plan.plan_tuning`
+    :param folder: for the report, the log files and the runs of the final choice
+    :param storage: URL of the trials, see :func:`~sb3_pg_ext.experiments.tuning.storages.open_storage`; by default a
+        journal file in ``folder``
+    :param study_name: of the study in it; algorithm and environment by default
+    :param proposal: sampler and pruner
+    :raises SettingError: the study was begun with another plan, or an option is not allowed
+    :raises ModuleNotFoundError: a package that an option needs is not installed
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: str | Path,
+        storage: str | None = None,
+        study_name: str | None = None,
+        proposal: Proposal | None = None,
+    ):
+        self.plan, self.folder, self.proposal = plan, Path(folder), proposal or Proposal()
+        self.storage = storage or f"{JOURNAL}{self.folder / 'trials.log'}"
+        self.study_name = study_name or f"{plan.algo}_{plan.env_id}"
+        check_packages(self.proposal.sampler, self.proposal.pruner)
+        make_sampler(self.proposal.sampler, plan.master_seed, 0, 0, self.proposal.n_startup_trials)
+        make_pruner(self.proposal.pruner, plan)
+        check(plan.run("the defaults", {}, 0))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.study = self._open()
+        content = {"storage": without_password(self.storage), "study_name": self.study_name}
+        with atomic_write(self.folder / TUNING_FILE) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+
+    def _open(self) -> Study:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name=self.study_name,
+            storage=open_storage(self.storage),
+            direction=StudyDirection.MAXIMIZE,
+            load_if_exists=True,
+        )
+        begun_with = study.user_attrs.get("plan")
+        if begun_with is None:
+            study.set_user_attr("plan", self.plan.to_json())
+            study.set_user_attr("versions", versions(registry.get(self.plan.algo).cls))
+        elif differences := self.plan.differences(Plan.from_json(begun_with)):
+            raise SettingError(
+                f"the study {self.study_name!r} in {without_password(self.storage)} was begun otherwise: "
+                f"{'; '.join(differences)}. Give another --study-name, or the options it was begun with"
+            )
+        call = {name: without_password(str(value)) for name, value in provenance().items()}
+        study.set_user_attr("calls", [*study.user_attrs.get("calls", []), call])
+        defaults = merge(registry.get(self.plan.algo).defaults, self.plan.arguments)
+        enqueue_once(study, parameters_of(self.plan.dimensions, defaults), "the defaults")
+        return study
+
+    def run(
+        self,
+        n_trials: int | None = 100,
+        jobs: int | None = None,
+        timeout: float | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Have trials carried out until there are ``n_trials`` in the study, or the time is over.
+
+        Trials that were lost, by a kill or Ctrl-C or a crash of their process, are carried out again. On an exception,
+        Ctrl-C included, the trials under way are ended, and begun again by the next call.
+
+        :param n_trials: how many are wanted in all, those of other processes and earlier calls included
+        :param jobs: worker processes; one per usable core by default
+        :param timeout: seconds after which no trial is begun
+        :param watcher: told of the progress
+        :raises TuningError: the first trials have all failed
+        :raises ValueError: neither ``n_trials`` nor ``timeout`` is given
+        """
+        if n_trials is None and timeout is None:
+            raise ValueError("n_trials=None and timeout=None: one of them must end the tuning")
+        workers = _Workers(self, jobs or usable_cores(), n_trials)
+        recover, end = Recovery(self.study), time.monotonic() + (float("inf") if timeout is None else timeout)
+        watcher = watcher or _Nobody()
+        try:
+            while True:
+                recover(killed=workers.reap())
+                trials = self.study.get_trials(deepcopy=False)
+                watcher.look(trials, n_trials)
+                _check_not_hopeless(trials)
+                if time.monotonic() < end:
+                    workers.start(_open_places(trials, n_trials))
+                elif not workers:
+                    return
+                if not workers and n_trials is not None and _all_ended(trials, n_trials):
+                    return
+                workers.wait(_SECONDS_BETWEEN_LOOKS)
+        finally:
+            workers.close()
+            recover()
+
+    def choose(
+        self, top: int = 5, seeds: int = 5, jobs: int | None = None, total_steps: int | None = None, console: Any = None
+    ) -> Winner:
+        """Train the best trials and the defaults again on fresh seeds, take the best, and judge it on others.
+
+        :param top: how many trials
+        :param seeds: runs of each
+        :param jobs: runs at once
+        :param total_steps: environment steps of each run; those of the tuning by default
+        :param console: of rich, for progress
+        :raises TuningError: no trial has been completed
+        """
+        if not any(trial.state is TrialState.COMPLETE for trial in self.study.get_trials(deepcopy=False)):
+            raise TuningError(f"no trial of {self.study_name!r} has been completed: there is nothing to choose from")
+        return choose(self.study, self.plan, self.folder, top, seeds, jobs, total_steps, console)
+
+
+class _Workers:
+    """The worker processes of one call, in numbered slots."""
+
+    def __init__(self, tuning: Tuning, jobs: int, n_trials: int | None):
+        self.tuning, self.jobs, self.n_trials = tuning, jobs, n_trials
+        self._context = context()
+        self._slots: dict[int, BaseProcess] = {}
+        (tuning.folder / "logs").mkdir(exist_ok=True)
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    def start(self, wanted: float) -> None:
+        """Fill free slots, as long as more trials are wanted than workers have yet to ask for."""
+        asking = sum(process.pid not in self._owners() for process in self._slots.values())
+        for slot in range(self.jobs):
+            if slot not in self._slots and asking < wanted:
+                self._slots[slot] = self._started(slot)
+                asking += 1
+
+    def _owners(self) -> set[int]:
+        running = self.tuning.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return {Owner.parse(t.user_attrs["owner"]).pid for t in running if "owner" in t.user_attrs}
+
+    def _started(self, slot: int) -> BaseProcess:
+        tuning = self.tuning
+        log = str(tuning.folder / "logs" / f"worker{slot}_{time.time_ns()}.log")
+        arguments = (tuning.storage, tuning.study_name, tuning.proposal, slot, self.n_trials, log)
+        process: Any = self._context.Process(target=work, args=arguments, name=f"worker {slot}")
+        process.start()
+        return process
+
+    def reap(self) -> set[int]:
+        """Free the slots of processes that have ended; the numbers of those that did not end by themselves."""
+        killed = set()
+        for slot, process in list(self._slots.items()):
+            if not process.is_alive():
+                process.join()
+                if process.exitcode:
+                    killed.add(process.pid or 0)
+                del self._slots[slot]
+        return killed
+
+    def wait(self, timeout: float) -> None:
+        """Until a worker has ended, ``timeout`` seconds at most."""
+        if not self._slots:
+            time.sleep(timeout)
+        connection.wait([process.sentinel for process in self._slots.values()], timeout)
+
+    def close(self) -> None:
+        for process in self._slots.values():
+            process.kill()
+        for process in self._slots.values():
+            process.join()
+        self._slots.clear()
+
+
+def _open_places(trials: list[FrozenTrial], n_trials: int | None) -> float:
+    """How many trials are still to be begun; those that wait in the queue are among them."""
+    if n_trials is None:
+        return float("inf")
+    return n_trials - sum(counts(trial) for trial in trials if trial.state is not TrialState.WAITING)
+
+
+def _all_ended(trials: list[FrozenTrial], n_trials: int) -> bool:
+    return sum(counts(trial) and trial.state in ENDED for trial in trials) >= n_trials and not any(
+        trial.state is TrialState.RUNNING for trial in trials
+    )
+
+
+def _check_not_hopeless(trials: list[FrozenTrial]) -> None:
+    """
+    :raises TuningError: the first trials have all failed, so that the others would as well
+    """
+    ended = [trial for trial in trials if trial.state in ENDED and counts(trial)]
+    if len(ended) >= _FAILURES_IN_A_ROW and all(trial.state is TrialState.FAIL for trial in ended):
+        reasons = dict.fromkeys(trial.user_attrs["reason"] for trial in ended)
+        raise TuningError(f"all of the first {len(ended)} trials have failed: {'; '.join(list(reasons)[:3])}")

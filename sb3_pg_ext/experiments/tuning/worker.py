@@ -1,0 +1,61 @@
+"""The process that carries out one trial: a crash, a kill or a leak costs that trial and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import optuna
+
+from sb3_pg_ext.experiments.tuning.objective import objective
+from sb3_pg_ext.experiments.tuning.plan import Plan
+from sb3_pg_ext.experiments.tuning.samplers import PrunerName, SamplerName, make_pruner, make_sampler
+from sb3_pg_ext.experiments.tuning.storages import open_storage
+from sb3_pg_ext.experiments.worker import end_with_parent, remove_if_empty, write_output_to
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How trials are found and given up.
+
+    :param sampler: name of the sampler
+    :param pruner: name of the pruner
+    :param n_startup_trials: random trials before the sampler's model is used
+    """
+
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "median"
+    n_startup_trials: int = 10
+
+
+def work(storage: str, study_name: str, proposal: Proposal, slot: int, n_trials: int | None, log: str) -> None:
+    """Ask the study for a trial and carry it out.
+
+    :param storage: URL, see :func:`~sb3_pg_ext.experiments.tuning.storages.open_storage`
+    :param study_name: of the study in it
+    :param proposal: how the trial is found
+    :param slot: number of the worker among those of its parent
+    :param n_trials: how many trials are wanted in all
+    :param log: file for warnings and prints
+    """
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    write_output_to(Path(log))
+    try:
+        run_trial(storage, study_name, proposal, slot, n_trials)
+    finally:
+        remove_if_empty(Path(log))
+
+
+def run_trial(storage: str, study_name: str, proposal: Proposal, slot: int = 0, n_trials: int | None = None) -> None:
+    """The same in this process."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name=study_name, storage=open_storage(storage))
+    plan = Plan.from_json(study.user_attrs["plan"])
+    study.pruner = make_pruner(proposal.pruner, plan)
+    n_before = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(proposal.sampler, plan.master_seed, n_before, slot, proposal.n_startup_trials)
+    # What goes wrong with a trial is written down in it, and the next one may be better.
+    study.optimize(partial(objective, plan=plan, n_trials=n_trials), n_trials=1, catch=(Exception,))

@@ -1,0 +1,494 @@
+"""Tuning without processes: what a trial is made of, which trials count, and what is written down of the best."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState, create_trial
+
+from sb3_pg_ext import registry
+from sb3_pg_ext.experiments import seeds as S
+from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.results import Evaluation
+from sb3_pg_ext.experiments.tuning import config_entry, ledger, objective
+from sb3_pg_ext.experiments.tuning.choice import Winner, finalists, rounded
+from sb3_pg_ext.experiments.tuning.ledger import Recovery, VoidTrialError, claim, counts
+from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
+from sb3_pg_ext.experiments.tuning.samplers import PRUNERS, SAMPLERS, check_packages, make_pruner, make_sampler
+from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
+from sb3_pg_ext.experiments.tuning.storages import open_storage, with_driver, without_password
+from sb3_pg_ext.experiments.values import SettingError
+from sb3_pg_ext.experiments.zoo_configs import zoo_config
+from sb3_pg_ext.spec import Choice, Float, Int, OneMinus, When, suggest
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(direction="maximize")
+
+
+def plan(**options: Any) -> Plan:
+    return plan_tuning("reinforce", "CartPole-v1", **{"total_steps": 1000, "n_evaluations": 4, **options})
+
+
+# --- the plan
+
+
+def test_the_seeds_of_trials_of_the_choice_and_of_studies_never_meet():
+    ranges = []
+    for kind, replicate in itertools.product((S.seeds_of, S.tuning_seeds, S.choice_seeds), range(200)):
+        seeds = kind(3, replicate)
+        ranges += [seed for seed in (seeds.train, seeds.evaluation, seeds.test) if seed]
+    streams = {seed >> 28 for seed in ranges}
+    assert len(streams) == 8, "three streams of studies, two of trials, three of the choice"
+    assert max(ranges) + 2**27 < 2**32, "numpy takes no larger seeds, with room for environments counted up"
+    assert all((seed + 2**27 - 1) >> 28 == seed >> 28 for seed in ranges), "room within the stream"
+
+
+def test_runs_of_studies_have_the_seeds_that_they_always_had():
+    assert S.seeds_of(0, 0) == S.Seeds(127766640, 391977079, 598168173)
+
+
+def test_a_plan_survives_its_storage():
+    made = plan(arguments={"policy_kwargs": {"net_arch": (8,)}, "n_envs": 2}, env_kwargs={"sutton_barto_reward": True})
+    assert Plan.from_json(made.to_json()) == made
+    assert made.differences(plan())
+    assert not made.differences(Plan.from_json(made.to_json()))
+
+
+def test_what_is_fixed_is_not_searched_and_settles_the_conditions_on_it():
+    whole, fixed = plan().dimensions, plan(arguments={"baseline": "value", "policy_kwargs": {"net_arch": [8]}})
+    assert isinstance(whole["gae_lambda"], When)
+    assert set(whole) - set(fixed.dimensions) == {"baseline", "policy_kwargs.net_arch"}
+    assert isinstance(fixed.dimensions["gae_lambda"], Choice)
+    assert "gae_lambda" not in plan(arguments={"baseline": None}).dimensions
+    run = fixed.run("x", {"gae_lambda": 0.9, "policy_kwargs": {}}, 1)
+    assert run.arguments["baseline"] == "value"
+    assert run.arguments["policy_kwargs"] == {"net_arch": [8]}
+    assert run.seeds == S.tuning_seeds(0, 1)
+
+
+def test_tuned_settings_of_zoo_configs_play_no_part():
+    assert zoo_config("reinforce", "CartPole-v1")
+    assert set(plan().run("x", {}, 0).arguments) == {"device"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"total_steps": 0}, "total_steps=0: expected a whole number, at least 1"),
+        ({"seeds_per_trial": 2.0}, r"seeds_per_trial=2\.0"),
+        ({"episodes": True}, "episodes=True"),
+        ({"aggregate": "max"}, "aggregate='max': allowed are 'median', 'iqm', 'mean', 'min'"),
+        ({"space": {}}, "nothing to search"),
+        ({"space": {"learning_rat": Float(0, 1)}}, "'learning_rat', which is no argument.*'learning_rate'"),
+        ({"space": {"gamma": When("baseline", ("value",), Float(0, 1))}}, "nothing to search"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(options, words):
+    with pytest.raises(SettingError, match=words):
+        plan(**options)
+
+
+@pytest.mark.parametrize(("aggregate", "value"), [("median", 3.0), ("mean", 22.4), ("iqm", 11 / 3), ("min", 1.0)])
+def test_the_value_of_a_trial(aggregate, value):
+    assert plan(aggregate=aggregate).value([100.0, 1.0, 3.0, 2.0, 6.0]) == pytest.approx(value)
+
+
+# --- starting points
+
+
+@pytest.mark.parametrize("key", registry.available())
+def test_settings_become_the_parameters_that_give_them(key):
+    space = registry.get(key).space
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=int(rng.integers(2**31))))
+        settings = suggest(space, study.ask())
+        again = suggest(space, optuna.trial.FixedTrial(parameters_of(space, settings)))
+        assert same(again, settings)
+
+
+def same(value: Any, other: Any) -> bool:
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(same(value[name], other[name]) for name in value)
+    return math.isclose(value, other, rel_tol=1e-9) if isinstance(value, float) else value == other
+
+
+def test_what_lies_outside_the_space_becomes_its_nearest_point_or_is_left_to_the_sampler():
+    space = {
+        "a": Float(0.1, 1.0),
+        "gamma": OneMinus(1e-3, 0.1),
+        "n": Int(3, 6, power=2),
+        "k": Int(1, 4),
+        "net": Choice([64], [32, 32]),
+        "kind": Choice(None, "x", True),
+        "if": When("kind", ("x",), Float(0, 1)),
+    }
+    settings = {"a": 7.0, "gamma": 1.0, "n": 100, "k": None, "net": (32, 32), "kind": "x", "if": 0.25}
+    assert parameters_of(space, settings) == {
+        "a": 1.0,
+        "1-gamma": 1e-3,
+        "log2(n)": 6,
+        "net": "[32, 32]",
+        "kind": "x",
+        "if": 0.25,
+    }
+    assert parameters_of(space, {"kind": 1, "net": [1], "a": math.nan}) == {}, "1 is not True"
+    assert parameters_of(space, {"kind": None}) == {"kind": None}
+
+
+# --- samplers and pruners
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_proposes_the_same_for_the_same_place_only(name):
+    def proposal(n_before: int, slot: int, master: int = 0) -> dict[str, Any]:
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        study.optimize(lambda trial: sum(_numbers(trial).values()), n_trials=n_before)
+        study.sampler = make_sampler(name, master, n_before, slot, n_startup_trials=2)
+        trial = study.ask()
+        return {**_numbers(trial), "c": trial.suggest_categorical("c", ["a", "b"])}
+
+    assert proposal(4, 0) == proposal(4, 0)
+    others = [proposal(4, 0, 1), proposal(5, 0)]
+    if name != "qmc":  # its workers take turns in one sequence, which is kept in the study
+        others.append(proposal(4, 1))
+    assert all(other != proposal(4, 0) for other in others)
+
+
+def _numbers(trial: optuna.Trial) -> dict[str, float]:
+    return {name: trial.suggest_float(name, 0, 1) for name in ("x", "y")}
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(SettingError, match="sampler='bayes': allowed are 'tpe', 'gp'"):
+        make_sampler("bayes", 0, 0, 0, 10)
+    with pytest.raises(SettingError, match="pruner='halving': allowed are 'median', 'hyperband'"):
+        make_pruner("halving", plan())
+    with pytest.raises(SettingError, match="seeds_per_trial=2: at least 3"):
+        make_pruner("wilcoxon", plan(seeds_per_trial=2))
+    for name in PRUNERS:
+        make_pruner(name, plan())
+
+
+def test_a_missing_package_is_told_of_at_once(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="'gp' needs scipy and torch: pip install scipy torch"):
+        check_packages("gp", "median")
+    with pytest.raises(ModuleNotFoundError, match=r"sb3_pg_ext\[postgres\]"):
+        with_driver("postgresql://me@host/x")
+
+
+# --- storages
+
+
+def test_storages_by_url(tmp_path):
+    for url in (f"journal:{tmp_path}/a/trials.log", f"sqlite:///{tmp_path}/b/trials.db"):
+        optuna.create_study(storage=open_storage(url), study_name="x")
+        assert optuna.load_study(storage=open_storage(url), study_name="x").study_name == "x"
+    assert open_storage(f"sqlite:///{tmp_path}/b/trials.db").get_heartbeat_interval() == 15
+    with pytest.raises(SettingError, match=r"storage='trials\.db': expected journal:PATH"):
+        open_storage("trials.db")
+    (tmp_path / "text.db").write_text("no database " * 1000)
+    with pytest.raises(SettingError, match="cannot be opened: file is not a database"):
+        open_storage(f"sqlite:///{tmp_path}/text.db")
+
+
+def test_passwords_are_not_shown():
+    assert without_password("x --storage postgresql://me:se:cret@host:5432/db y") == (
+        "x --storage postgresql://me:***@host:5432/db y"
+    )
+    assert without_password("sqlite:///a:b@c.db") == "sqlite:///a:b@c.db"
+
+
+# --- which trials count
+
+DEAD = str(Owner(Owner.current().host, Owner.current().boot, 2**22 + 1, "1"))
+ALIVE = str(Owner.current())
+FAR = "elsewhere|x|1|1"
+
+
+def running(study: optuna.Study, owner: str | None, **marks: Any) -> optuna.Trial:
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    for name, value in {**({} if owner is None else {"owner": owner}), **marks}.items():
+        trial.set_user_attr(name, value)
+    return trial
+
+
+def waiting(study: optuna.Study) -> list[Any]:
+    return [t.user_attrs for t in study.trials if t.state is TrialState.WAITING]
+
+
+def test_a_lost_trial_is_done_again_with_its_parameters_and_only_once(study):
+    lost, other = running(study, DEAD), running(study, ALIVE)
+    assert Recovery(study)() == [0]
+    assert Recovery(study)() == []
+    assert study.trials[lost.number].state is TrialState.FAIL
+    assert study.trials[other.number].state is TrialState.RUNNING
+    again = study.ask()
+    assert again.suggest_float("x", 0, 1) == lost.params["x"]
+    assert [counts(trial) for trial in study.trials] == [False, True, True]
+
+
+def test_a_trial_that_was_lost_before_it_had_its_parameters_gets_those_that_were_meant(study):
+    study.enqueue_trial({"x": 0.25, "y": 0.5})
+    running(study, DEAD)  # asks for x only
+    Recovery(study)()
+    again = study.ask()
+    assert (again.suggest_float("x", 0, 1), again.suggest_float("y", 0, 1)) == (0.25, 0.5)
+
+
+def test_a_kill_between_enqueueing_and_closing_loses_nothing_and_doubles_nothing(study, monkeypatch):
+    running(study, DEAD)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recovery, "_close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Recovery(study)()
+    assert study.trials[0].state is TrialState.RUNNING
+    assert Recovery(study)() == []
+    assert study.trials[0].state is TrialState.FAIL
+    assert len(waiting(study)) == 1
+
+
+def test_of_two_trials_in_place_of_one_the_second_is_void(study):
+    for _ in range(2):
+        study.enqueue_trial({"x": 0.5}, user_attrs={"in_place_of": 7})
+    first, second = study.ask(), study.ask()
+    with pytest.raises(VoidTrialError, match="trial 0 is the same"):
+        claim(study, second, None)
+    claim(study, first, None)
+    study.tell(second, state=TrialState.FAIL)
+    assert [counts(trial) for trial in study.trials] == [True, False]
+    assert Recovery(study)() == [], "a void trial is not lost"
+
+
+def test_no_more_trials_are_carried_out_than_were_asked_for(study):
+    trials = [study.ask() for _ in range(4)]
+    for trial in (trials[3], trials[0], trials[1]):
+        if trial.number < 2:
+            claim(study, trial, 2)
+        else:
+            with pytest.raises(VoidTrialError, match="there are 2 trials already"):
+                claim(study, trial, 2)
+
+
+def test_a_trial_in_place_of_a_lost_one_is_not_too_many(study):
+    for _ in range(3):
+        study.tell(running(study, ALIVE), 1.0)
+    running(study, DEAD)
+    Recovery(study)()
+    claim(study, study.ask(), 4)
+
+
+def test_a_trial_that_kills_its_workers_is_failed(study):
+    numbers = []
+    for _ in range(ledger.MAX_DEATHS):
+        numbers.append(running(study, DEAD).number)
+        Recovery(study)(killed=[2**22 + 1])
+    assert not waiting(study)
+    assert "2 workers died over it" in study.trials[-1].user_attrs["reason"]
+    assert [counts(trial) for trial in study.trials] == [False, True]
+
+
+def test_a_death_that_was_wanted_is_not_held_against_a_trial(study):
+    for _ in range(5):
+        running(study, DEAD)
+        Recovery(study)()
+    assert len(waiting(study)) == 1
+
+
+def test_a_trial_that_others_have_closed_is_done_again(study):
+    """As Optuna does itself with trials whose heartbeat has stopped."""
+    study.tell(running(study, FAR), state=TrialState.FAIL)
+    study.tell(running(study, ALIVE, reason="FloatingPointError: nan"), state=TrialState.FAIL)
+    assert Recovery(study)() == [0]
+
+
+def test_a_worker_on_another_machine_is_dead_when_its_beat_has_stopped(study, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(ledger.time, "monotonic", lambda: now[0])
+    beating, silent, nobody = running(study, FAR), running(study, FAR), running(study, None)
+    recover, found = Recovery(study), {}
+    for now[0] in np.arange(0.0, 3 * ledger.SILENCE, 10.0):
+        beating.set_user_attr("beat", now[0])
+        for number in recover():
+            found[number] = now[0]
+    assert set(found) == {silent.number, nobody.number}
+    assert ledger.SILENCE < found[silent.number] <= ledger.SILENCE + 20
+    assert found[nobody.number] < ledger.SILENCE / 2
+
+
+def test_what_is_enqueued_once_is_carried_out_once(study):
+    for _ in range(2):
+        ledger.enqueue_once(study, {"x": 0.5}, "the defaults")
+    assert len(study.trials) == 1
+
+
+# --- a trial
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Runs that need no training: learning curves by replicate, and by trial beyond those."""
+    given: dict[int, list[float]] = {}
+    ran: list[tuple[str, int]] = []
+
+    def execute(spec: Any, recorder: Any) -> None:
+        ran.append((spec.label, spec.replicate))
+        values = given[int(spec.label.split()[-1]) * 10 + spec.replicate]
+        for index, value in enumerate(values):
+            # One evaluation is 8 steps late, as after a rollout of several environments.
+            step = spec.protocol.every * index
+            recorder.evaluation("training", Evaluation(step + 8 * (index == 1), (value,), (1,), 0.0))
+
+    monkeypatch.setattr(objective, "execute", execute)
+    return given, ran
+
+
+def carry_out(study: optuna.Study, made: Plan) -> optuna.trial.FrozenTrial:
+    study.optimize(lambda trial: objective.objective(trial, made), n_trials=1, catch=(Exception,))
+    return study.trials[-1]
+
+
+def test_a_trial_is_worth_the_median_of_its_last_evaluations(study, curves):
+    given, ran = curves
+    study.pruner = make_pruner("none", plan())
+    given |= {0: [0, 9, 9, 9, 1], 1: [0, 9, 9, 9, 5], 2: [0, 9, 9, 9, 4]}
+    done = carry_out(study, plan())
+    assert (done.value, done.user_attrs["scores"]) == (4, [1, 5, 4])
+    assert ran == [("trial 0", 0), ("trial 0", 1), ("trial 0", 2)]
+    assert set(suggest(plan().dimensions, optuna.trial.FixedTrial(done.params))) == set(done.user_attrs["settings"])
+    # At the steps where the evaluations were due, all runs counted; what the trial would be worth then.
+    assert list(done.intermediate_values) == [250, 500, 750, 1000, 1250, 1500, 1750, 2000, 2250, 2500, 2750, 3000]
+    assert done.intermediate_values[1250] == np.median([1, 9])
+    assert done.intermediate_values[2250] == np.median([1, 5, 9])
+
+
+def test_a_trial_that_is_worse_than_half_of_the_others_ends_early(study, curves):
+    given, ran = curves
+    made = plan()
+    study.pruner = make_pruner("median", made)
+    for number in range(6):
+        for replicate in range(3):
+            given[10 * number + replicate] = [0, 10, 20, 30, 40]
+    for _ in range(6):
+        assert carry_out(study, made).state is TrialState.COMPLETE
+    given |= {60: [0, 0, 19, 19, 19], 70: [0, 0, 50, 50, 50], 71: [0, 0, 0, 0, 0]}
+    ran.clear()
+    assert carry_out(study, made).state is TrialState.PRUNED
+    assert list(study.trials[-1].intermediate_values) == [250, 500], "not before a third of the first run"
+    assert carry_out(study, made).state is TrialState.PRUNED, "a good first seed does not protect a trial"
+    # The median of 50 and 0 is 25, and of the others' 40 and 20 it is 30.
+    assert max(study.trials[-1].intermediate_values) == 1500
+    assert ran == [("trial 6", 0), ("trial 7", 0), ("trial 7", 1)]
+
+
+def test_by_the_signed_rank_test_a_trial_keeps_the_value_of_the_seeds_it_had(study, curves):
+    given, ran = curves
+    made = plan(seeds_per_trial=8)
+    study.pruner = make_pruner("wilcoxon", made)
+    for replicate in range(8):
+        given |= {replicate: [0, 0, 0, 0, 100 + replicate], 10 + replicate: [0, 0, 0, 0, 50 - 2 * replicate]}
+    carry_out(study, made)
+    ran.clear()
+    done = carry_out(study, made)
+    assert done.state is TrialState.COMPLETE
+    assert 3 <= len(done.user_attrs["scores"]) < 8
+    assert done.value == np.median(done.user_attrs["scores"])
+    assert list(done.intermediate_values) == list(range(len(ran)))
+
+
+def test_a_run_that_fails_fails_the_trial_with_the_reason(study, monkeypatch):
+    def execute(spec: Any, recorder: Any) -> None:
+        raise FloatingPointError("the loss is nan at step 64")
+
+    monkeypatch.setattr(objective, "execute", execute)
+    done = carry_out(study, plan())
+    assert done.state is TrialState.FAIL
+    assert done.user_attrs["reason"] == "FloatingPointError: the loss is nan at step 64"
+    assert "execute" in done.user_attrs["traceback"]
+    assert counts(done)
+    assert Recovery(study)() == []
+
+
+# --- the choice
+
+
+def test_finalists_are_the_best_complete_trials_with_different_settings(study):
+    for value, settings, state in [
+        (5.0, {"a": 0.12345}, TrialState.COMPLETE),
+        (9.0, {"a": 0.2}, TrialState.PRUNED),
+        (7.0, {"a": 0.3}, TrialState.COMPLETE),
+        (6.0, {"a": 0.30001}, TrialState.COMPLETE),
+        (1.0, {"a": 0.4}, TrialState.COMPLETE),
+        (-3.0, {"a": 0.5}, TrialState.COMPLETE),
+    ]:
+        study.add_trial(create_trial(state=state, value=value, user_attrs={"settings": settings}))
+    assert [(c.label, c.settings, c.value) for c in finalists(study.trials, 3)] == [
+        ("trial 2", {"a": 0.3}, 7.0),
+        ("trial 0", {"a": 0.123}, 5.0),
+        ("trial 4", {"a": 0.4}, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00123456, "0.00123"), (0.987654, "0.988"), (0.99996271, "0.999963"), (123456.7, "123000.0"), (1.0, "1.0")],
+)
+def test_settings_are_rounded_to_what_anyone_would_type(value, text):
+    assert repr(rounded({"x": [1], "y": {"gamma": value}})["y"]["gamma"]) == text
+
+
+# --- the entry
+
+WINNER = Winner(
+    "trial 3",
+    {
+        "gamma": 0.99,
+        "n_envs": 8,
+        "learning_rate": 0.002,
+        "baseline": None,
+        "policy_kwargs": {"net_arch": [64, 64]},
+        "normalize": True,
+    },
+    [],
+    (480.0, 500.0),
+    (20.0, 30.0),
+)
+
+
+def test_the_entry_holds_what_differs_and_is_read_back(tmp_path):
+    made = plan()
+    file = config_entry.write_entry(tmp_path, made, WINNER, ["sb3-pg tune ...", "sb3-pg compare ..."])
+    text = file.read_text()
+    assert "gamma" not in text, "it is the default"
+    assert "# sb3-pg tune ...\n# sb3-pg compare ...\nCartPole-v1:\n  normalize: true\n  n_envs: 8\n" in text
+    assert "On 2 fresh seeds: mean 490.0, worst 480.0; defaults: mean 25.00, worst 20.00." in text
+    assert zoo_config("reinforce", "CartPole-v1", tmp_path) == {
+        name: value for name, value in WINNER.settings.items() if name != "gamma"
+    }
+
+
+def test_the_other_entries_of_the_file_stay_as_they_are(tmp_path):
+    original = Path("zoo_configs/reinforce.yml").read_text()
+    path = tmp_path / "reinforce.yml"
+    path.write_text(original)
+    config_entry.write_entry(tmp_path, plan(), WINNER, ["sb3-pg compare ..."])
+    replaced = path.read_text()
+    corridor = original[original.index("# All states look alike") :]
+    assert corridor in replaced
+    assert replaced.count("CartPole-v1:") == 1
+    assert yaml.safe_load(replaced)["CartPole-v1"]["n_envs"] == 8
+    assert config_entry.with_entry(original, "Other-v0", "Other-v0: {}").endswith("\n\nOther-v0: {}\n")
+    assert config_entry.with_entry(original, "Pole-v1", "Pole-v1: {}").count("CartPole-v1:") == 1
