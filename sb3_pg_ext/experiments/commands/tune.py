@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     finally:
         _report(tuning, terminal)
+        tuning.close()
 
 
 def _tuning(args: argparse.Namespace) -> Any:

@@ -39,6 +39,13 @@ def open_storage(url: str) -> BaseStorage:
     return _database(url)
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """End the connections to a database, if there are any."""
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def _journal(path: Path) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend
 

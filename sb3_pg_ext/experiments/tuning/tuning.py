@@ -24,7 +24,7 @@ from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueu
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import check_packages, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
-from sb3_pg_ext.experiments.tuning.storages import JOURNAL, open_storage, without_password
+from sb3_pg_ext.experiments.tuning.storages import JOURNAL, close_storage, open_storage, without_password
 from sb3_pg_ext.experiments.tuning.worker import Proposal, work
 from sb3_pg_ext.experiments.values import SettingError, merge
 
@@ -81,16 +81,27 @@ class Tuning:
         make_pruner(self.proposal.pruner, plan)
         check(plan.run("the defaults", {}, 0))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._storage = open_storage(self.storage)
         self.study = self._open()
         content = {"storage": without_password(self.storage), "study_name": self.study_name}
         with atomic_write(self.folder / TUNING_FILE) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
 
+    def close(self) -> None:
+        """End the connections to the storage."""
+        close_storage(self._storage)
+
+    def __enter__(self) -> Tuning:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
     def _open(self) -> Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name=self.study_name,
-            storage=open_storage(self.storage),
+            storage=self._storage,
             direction=StudyDirection.MAXIMIZE,
             load_if_exists=True,
         )

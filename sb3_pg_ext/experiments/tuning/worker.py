@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import optuna
+from optuna.study import Study
 
 from sb3_pg_ext.experiments.tuning.objective import objective
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import PrunerName, SamplerName, make_pruner, make_sampler
-from sb3_pg_ext.experiments.tuning.storages import open_storage
+from sb3_pg_ext.experiments.tuning.storages import close_storage, open_storage
 from sb3_pg_ext.experiments.worker import end_with_parent, remove_if_empty, write_output_to
 
 
@@ -52,7 +53,14 @@ def work(storage: str, study_name: str, proposal: Proposal, slot: int, n_trials:
 def run_trial(storage: str, study_name: str, proposal: Proposal, slot: int = 0, n_trials: int | None = None) -> None:
     """The same in this process."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.load_study(study_name=study_name, storage=open_storage(storage))
+    opened = open_storage(storage)
+    try:
+        _run_trial(optuna.load_study(study_name=study_name, storage=opened), proposal, slot, n_trials)
+    finally:
+        close_storage(opened)
+
+
+def _run_trial(study: Study, proposal: Proposal, slot: int, n_trials: int | None) -> None:
     plan = Plan.from_json(study.user_attrs["plan"])
     study.pruner = make_pruner(proposal.pruner, plan)
     n_before = len(study.get_trials(deepcopy=False))
