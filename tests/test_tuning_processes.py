@@ -179,7 +179,7 @@ def test_two_tunings_share_the_work_and_do_not_overshoot(storage, tmp_path):
     trials = trials_of(storage)
     assert sum(counts(trial) for trial in trials) == 5
     assert sum("settings" in trial.user_attrs for trial in trials) == 5, "no other was begun"
-    defaults = [t for t in trials if t.user_attrs.get("in_place_of") == "the defaults" and counts(t)]
+    defaults = [t for t in trials if t.user_attrs.get("in_place_of") == "the first trial" and counts(t)]
     assert len(defaults) == 1
 
 
@@ -299,3 +299,14 @@ def test_in_python(tmp_path):
     winner = tuning.choose(top=1, seeds=1)
     assert len(winner.scores) == 1
     assert {contender.label for contender in winner.contenders} <= {"trial 0", "defaults"}
+
+
+def test_the_first_trial_is_the_defaults_or_what_is_asked_for(tmp_path):
+    plan = plan_tuning("npg", "CartPole-v1", 200)
+    for start, gamma in (({}, 0.99), ({"gamma": 0.95}, 0.95)):
+        with Tuning(plan, tmp_path / str(gamma), start=start) as tuning:
+            [first] = tuning.study.get_trials()
+        assert first.state is TrialState.WAITING
+        assert first.system_attrs["fixed_params"]["1-gamma"] == pytest.approx(1 - gamma)
+    with pytest.raises(SettingError, match="the first trial on CartPole-v1"):
+        Tuning(plan, tmp_path / "bad", start={"gamma": 2.0})

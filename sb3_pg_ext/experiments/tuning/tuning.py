@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,6 +62,7 @@ class Tuning:
         journal file in ``folder``
     :param study_name: of the study in it; algorithm and environment by default
     :param proposal: sampler and pruner
+    :param start: settings of the first trial that differ from the defaults
     :raises SettingError: the study was begun with another plan, or an option is not allowed
     :raises ModuleNotFoundError: a package that an option needs is not installed
     """
@@ -72,6 +74,7 @@ class Tuning:
         storage: str | None = None,
         study_name: str | None = None,
         proposal: Proposal | None = None,
+        start: Mapping[str, Any] | None = None,
     ):
         self.plan, self.folder, self.proposal = plan, Path(folder), proposal or Proposal()
         self.storage = storage or f"{JOURNAL}{self.folder / 'trials.log'}"
@@ -79,10 +82,10 @@ class Tuning:
         check_packages(self.proposal.sampler, self.proposal.pruner)
         make_sampler(self.proposal.sampler, plan.master_seed, 0, 0, self.proposal.n_startup_trials)
         make_pruner(self.proposal.pruner, plan)
-        check(plan.run("the defaults", {}, 0))
+        check(plan.run("the first trial", start or {}, 0))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._storage = open_storage(self.storage)
-        self.study = self._open()
+        self.study = self._open(start or {})
         content = {"storage": without_password(self.storage), "study_name": self.study_name}
         with atomic_write(self.folder / TUNING_FILE) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
@@ -97,7 +100,7 @@ class Tuning:
     def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def _open(self) -> Study:
+    def _open(self, start: Mapping[str, Any]) -> Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name=self.study_name,
@@ -116,8 +119,8 @@ class Tuning:
             )
         call = {name: without_password(str(value)) for name, value in provenance().items()}
         study.set_user_attr("calls", [*study.user_attrs.get("calls", []), call])
-        defaults = merge(registry.get(self.plan.algo).defaults, self.plan.arguments)
-        enqueue_once(study, parameters_of(self.plan.dimensions, defaults), "the defaults")
+        first = merge(registry.get(self.plan.algo).defaults, self.plan.arguments, start)
+        enqueue_once(study, parameters_of(self.plan.dimensions, first), "the first trial")
         return study
 
     def run(
