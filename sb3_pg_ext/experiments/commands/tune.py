@@ -71,7 +71,7 @@ def _add_choice_arguments(add: Callable[..., Any]) -> None:
     add("--final-seeds", type=whole, default=5, metavar="K", help="fresh seeds for each of them (5)")
     add("--final-timesteps", type=whole, metavar="STEPS", help="environment steps of these runs (those of the trials)")
     add("--trials-only", action="store_true", help="leave the final choice to another call or machine")
-    add("--write", type=Path, metavar="DIR", help="folder of the <algo>.yml that gets the entry (the folder)")
+    add("--write", type=Path, metavar="DIR", help="folder of another <algo>.yml that gets the entry as well")
 
 
 def seconds(text: str) -> float:
@@ -172,8 +172,9 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     if winner.label == DEFAULTS:
         terminal.print("No trial is better than the defaults: no entry is written.")
         return 0
-    file = write_entry(args.write or tuning.folder, tuning.plan, winner, _commands(args, tuning.plan))
-    terminal.print(f"  {file}", markup=False, soft_wrap=True)
+    for folder in filter(None, (tuning.folder, args.write)):
+        file = write_entry(folder, tuning.plan, winner, _commands(args, tuning.plan))
+        terminal.print(f"  {file}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,7 +30,7 @@ from sb3_pg_ext.experiments.tuning.storages import JOURNAL, close_storage, open_
 from sb3_pg_ext.experiments.tuning.worker import Proposal, work
 from sb3_pg_ext.experiments.values import SettingError, merge
 
-TUNING_FILE = "tuning.json"
+TUNING_FILE, WINNER_FILE = "tuning.json", "winner.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES_IN_A_ROW = 5
 
@@ -86,9 +87,7 @@ class Tuning:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._storage = open_storage(self.storage)
         self.study = self._open(start or {})
-        content = {"storage": without_password(self.storage), "study_name": self.study_name}
-        with atomic_write(self.folder / TUNING_FILE) as temporary:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
+        self._write(TUNING_FILE, {"storage": without_password(self.storage), "study_name": self.study_name})
 
     def close(self) -> None:
         """End the connections to the storage."""
@@ -178,7 +177,13 @@ class Tuning:
         """
         if not any(trial.state is TrialState.COMPLETE for trial in self.study.get_trials(deepcopy=False)):
             raise TuningError(f"no trial of {self.study_name!r} has been completed: there is nothing to choose from")
-        return choose(self.study, self.plan, self.folder, top, seeds, jobs, total_steps, console)
+        winner = choose(self.study, self.plan, self.folder, top, seeds, jobs, total_steps, console)
+        self._write(WINNER_FILE, asdict(winner))
+        return winner
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        with atomic_write(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 class _Workers:
