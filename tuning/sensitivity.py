@@ -3,9 +3,9 @@
     python tuning/sensitivity.py --algo reinforce --env CartPole-v1 -n 50000 --seeds 5
     python tuning/sensitivity.py --algo npg --env CartPole-v1 -n 20000 --setting target_kl gamma --points 3
 
-From the settings of zoo_configs (else the defaults), each setting in turn takes ``--points`` values spread over its range in
-the search space, the others stay. All runs go into one study, which ``sb3-pg report`` shows; the table here sets, for each
-setting, its best and its worst value side by side.
+From the settings of zoo_configs (else the defaults), each setting in turn takes ``--points`` values spread over its
+range in the search space, the others stay. All runs go into one study, which ``sb3-pg report`` shows; the table here
+sets, for each setting, its best and its worst value side by side.
 """
 
 from __future__ import annotations
@@ -72,11 +72,9 @@ def main() -> int:
     # A label of its own for each variant: commas and equals signs of values have no place in it.
     labels = {f"v{index}": (name, value) for index, (name, value, _) in enumerate(made)}
     algos = [f"centre={args.algo}", *(f"v{index}={args.algo}:{text}" for index, (*_, text) in enumerate(made))]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("sb3-pg"), "compare", "--algo", *algos, "--env", args.env]
-        + ["-n", args.n_timesteps, "--seeds", args.seeds, "-f", str(folder), *others],
-        check=False,
-    )
+    program, budget = Path(sys.executable).with_name("sb3-pg"), ("-n", args.n_timesteps, "--seeds", args.seeds)
+    command = [program, "compare", "--algo", *algos, "--env", args.env, *budget, "-f", str(folder), *others]
+    done = subprocess.run(command, check=False)
     if done.returncode not in (0, 1):
         return done.returncode
     show(folder, labels)

@@ -4,9 +4,9 @@
     python tuning/tune_all.py --algo npg qac --env Acrobot-v1       some of them
     python tuning/tune_all.py --minutes 5 --dry-run                 only show the commands
 
-Each pair gets ``--minutes`` of trials, and the final choice on top. A pair that is done is left alone by the next call; one
-that was interrupted goes on. The winners are written to ``--write`` as entries in the format of zoo_configs, each with
-its command, versions and result in its head.
+Each pair gets ``--minutes`` of trials, and the final choice on top. A pair that is done is left alone by the next call;
+one that was interrupted goes on. The winners are written to ``--write`` as entries in the format of zoo_configs, each
+with its command, versions and result in its head.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ STEPS_OF_FAMILY = {"off_policy": 0.2, "model_based": 0.2}
 def pairs(algos: list[str], env_ids: list[str]) -> Iterator[tuple[str, str]]:
     """Algorithm and environment, wherever the one can act in the other."""
     for env_id in env_ids:
-        actions = type(gym.make(env_id).action_space).__name__
+        try:
+            actions = type(gym.make(env_id).action_space).__name__
+        except gym.error.Error as error:
+            print(f"{env_id} is left out: {error}", file=sys.stderr)
+            continue
         yield from ((algo, env_id) for algo in algos if actions in registry.get(algo).action_spaces)
 
 

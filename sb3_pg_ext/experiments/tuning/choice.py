@@ -121,17 +121,14 @@ def _around(plan: Plan) -> dict[str, Any]:
 
 def _candidate_run(plan: Plan, contender: Contender, number: int) -> RunSpec:
     run = plan.run(contender.label, contender.settings, number, choice_seeds(plan.master_seed, number))
-    return replace(run, protocol=_protocol(plan))
+    # The test alone decides: evaluations on the way would take longer than many a training.
+    return replace(run, protocol=Protocol(plan.total_steps, 1, plan.deterministic, _TEST_EPISODES))
 
 
 def _judged_run(plan: Plan, label: str, contender: Contender, number: int) -> RunSpec:
     # Those of `sb3-pg compare` with its own master seed, so that the command repeats the number.
-    return replace(plan.run(label, contender.settings, number, seeds_of(0, number)), protocol=_protocol(plan))
-
-
-def _protocol(plan: Plan) -> Protocol:
-    every = math.ceil(plan.total_steps / _EVALUATIONS)
-    return Protocol(every, _EPISODES, plan.deterministic, _TEST_EPISODES)
+    protocol = Protocol(math.ceil(plan.total_steps / _EVALUATIONS), _EPISODES, plan.deterministic, _TEST_EPISODES)
+    return replace(plan.run(label, contender.settings, number, seeds_of(0, number)), protocol=protocol)
 
 
 def _scores(
