@@ -6,7 +6,7 @@
 
 Each pair gets ``--minutes`` of trials, and the final choice on top. A pair that is done is left alone by the next call;
 one that was interrupted goes on. The winners are written to ``--write`` as entries in the format of zoo_configs, each
-with its command, versions and result in its head.
+with its command, versions and result in its head. Options that are not listed here go to ``sb3-pg tune``.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Setting:
 
 ENVIRONMENTS = {
     "CartPole-v1": Setting(50_000),
-    "Acrobot-v1": Setting(60_000),
+    "Acrobot-v1": Setting(40_000),
     "Pendulum-v1": Setting(100_000),
     "MountainCarContinuous-v0": Setting(60_000, normalize=True),
-    "InvertedPendulum-v5": Setting(60_000, normalize=True),
+    "InvertedPendulum-v5": Setting(40_000, normalize=True),
     "Swimmer-v5": Setting(100_000, normalize=True),
     "HalfCheetah-v5": Setting(200_000, normalize=True),
     "LunarLander-v3": Setting(200_000),
@@ -65,7 +65,7 @@ def pairs(algos: list[str], env_ids: list[str]) -> Iterator[tuple[str, str]]:
         yield from ((algo, env_id) for algo in algos if actions in registry.get(algo).action_spaces)
 
 
-def command(algo: str, env_id: str, args: argparse.Namespace) -> list[str]:
+def command(algo: str, env_id: str, args: argparse.Namespace, others: list[str]) -> list[str]:
     """The arguments of ``sb3-pg`` for one pair."""
     setting, family = ENVIRONMENTS.get(env_id, Setting(args.steps)), registry.get(algo).family
     steps = args.steps or round(setting.steps * STEPS_OF_FAMILY.get(family, 1.0))
@@ -76,7 +76,7 @@ def command(algo: str, env_id: str, args: argparse.Namespace) -> list[str]:
         *("tune", "--algo", algo, "--env", env_id, "-n", str(steps), "-params", *fixed),
         *("--timeout", f"{args.minutes:g}m", "--n-evaluations", "5", "--eval-episodes", "10"),
         *("--final-top", "3", "--final-seeds", "5", "-j", str(args.jobs)),
-        *("-f", str(args.folder / f"{algo}_{env_id}"), "--write", str(args.write)),
+        *("-f", str(args.folder / f"{algo}_{env_id}"), "--write", str(args.write), *others),
     ]
 
 
@@ -92,11 +92,11 @@ def main() -> int:
     add("-f", "--folder", type=Path, default=Path("results/tune_all"), help="for trials and reports (results/tune_all)")
     add("--write", type=Path, default=Path("results/tune_all/zoo_configs"), help="for the entries")
     add("--dry-run", action="store_true", help="only show the commands")
-    args = parser.parse_args()
+    args, others = parser.parse_known_args()
 
     failed = []
     for algo, env_id in pairs(args.algo, args.env):
-        arguments = command(algo, env_id, args)
+        arguments = command(algo, env_id, args, others)
         print(f"sb3-pg {shlex.join(arguments)}", flush=True)
         if args.dry_run or (args.folder / f"{algo}_{env_id}" / WINNER_FILE).exists():
             continue
