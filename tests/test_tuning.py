@@ -208,6 +208,9 @@ def test_passwords_are_not_shown():
     assert without_password("x --storage postgresql://me:se:cret@host:5432/db y") == (
         "x --storage postgresql://me:***@host:5432/db y"
     )
+    assert without_password("postgresql://h/db?user=me&password=secret&x=1") == (
+        "postgresql://h/db?user=me&password=***&x=1"
+    )
     assert without_password("sqlite:///a:b@c.db") == "sqlite:///a:b@c.db"
 
 

@@ -1,6 +1,7 @@
-"""Write table, figure and report.md of a comparison from what is in its folder, finished or half-finished.
+"""Write the report of a comparison or a tuning from what is in its folder, finished or half-finished.
 
-Nothing is run. It may be called while the comparison is under way.
+Of a comparison: table, figure and report.md. Of a tuning: report.html and its figures. Nothing is run. It may be called
+while the comparison or the tuning is under way.
 """
 
 from __future__ import annotations
@@ -10,22 +11,36 @@ from pathlib import Path
 from typing import Any
 
 _WIDTH_OF_NUMBERS = 100  # columns of the table besides the label
+_TUNING_FILE = "tuning.json"  # that of the tuning itself is not imported for a comparison: it takes Optuna along
 
 EXAMPLES = """\
-example:
+examples:
   sb3-pg report results/demo
+  sb3-pg report results/tune_reinforce_CartPole-v1
+  sb3-pg report results/tune_npg_Pendulum-v1 --storage postgresql://me:PASSWORD@server/tuning
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="of the comparison: where study.sqlite is")
+    parser.add_argument("folder", type=Path, help=f"where study.sqlite is, or {_TUNING_FILE}")
+    parser.add_argument("--storage", metavar="URL", help="of a tuning's trials (the one it was begun with)")
 
 
 def run(args: argparse.Namespace) -> int:
     from sb3_pg_ext.experiments.console import console
 
-    show(args.folder, console())
+    if args.storage or (args.folder / _TUNING_FILE).is_file():
+        _report_tuning(args.folder, args.storage, console())
+    else:
+        show(args.folder, console())
     return 0
+
+
+def _report_tuning(folder: Path, storage: str | None, terminal: Any) -> None:
+    from sb3_pg_ext.experiments.tuning.report import report_again
+
+    for file in report_again(folder, storage, tell=lambda note: terminal.print(note, markup=False, soft_wrap=True)):
+        terminal.print(f"  {file}", markup=False, soft_wrap=True)
 
 
 def _broken(label: str, width: int) -> str:

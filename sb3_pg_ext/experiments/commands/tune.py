@@ -178,10 +178,10 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     return 0
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
     from sb3_pg_ext.experiments.summary import number
 
-    return "–" if value != value else number(value)
+    return "–" if value is None else number(value)
 
 
 def _commands(args: argparse.Namespace, plan: Any) -> list[str]:

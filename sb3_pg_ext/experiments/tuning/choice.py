@@ -33,13 +33,13 @@ class Contender:
 
     :param label: ``trial <number>`` or ``defaults``
     :param settings: sampled ones, as plain data, rounded to what anyone would type
-    :param value: of the trial; NaN for the defaults
+    :param value: of the trial; ``None`` for the defaults
     :param scores: mean return of each run on fresh seeds
     """
 
     label: str
     settings: Mapping[str, Any]
-    value: float
+    value: float | None
     scores: tuple[float, ...] = ()
 
 
@@ -73,7 +73,7 @@ def choose(
 ) -> Winner:
     """See :meth:`~sb3_pg_ext.experiments.tuning.tuning.Tuning.choose`. Finished runs are kept: nothing runs twice."""
     plan = replace(plan, total_steps=total_steps or plan.total_steps)
-    contenders = [*finalists(study.get_trials(deepcopy=False), top), Contender(DEFAULTS, {}, math.nan)]
+    contenders = [*finalists(study.get_trials(deepcopy=False), top), Contender(DEFAULTS, {}, None)]
     candidates = {c.label: [_candidate_run(plan, c, number) for number in range(seeds)] for c in contenders}
     scores = _scores(candidates, folder / "choice", jobs, console)
     ranked = sorted(
@@ -84,7 +84,7 @@ def choose(
     if not ranked:
         raise RuntimeError(f"no run of the final choice has been completed; see {folder / 'choice'}")
     best = ranked[0]
-    judged = {"tuned": best, DEFAULTS: Contender(DEFAULTS, {}, math.nan)}
+    judged = {"tuned": best, DEFAULTS: Contender(DEFAULTS, {}, None)}
     if best.label == DEFAULTS:
         del judged["tuned"]
     verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}

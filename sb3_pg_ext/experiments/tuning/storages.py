@@ -86,4 +86,8 @@ def with_driver(url: str) -> str:
 
 def without_password(text: str) -> str:
     """``text`` with the passwords of the URLs in it left out."""
-    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
+    return re.sub(r"(://[^:/@\s]+:)[^@\s]+@|(\bpassword=)[^&\s'\"]+", _hidden, text)
+
+
+def _hidden(match: re.Match[str]) -> str:
+    return f"{match[1]}***@" if match[1] else f"{match[2]}***"

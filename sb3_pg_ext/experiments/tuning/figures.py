@@ -1,0 +1,249 @@
+"""The figures of a tuning, as PNG files and as pictures for its page.
+
+A chart has one panel or one for each setting. A PNG holds all panels of a chart; on the page each is a picture of its
+own, so that they flow to the width of the screen, in colours that the page chooses by its variables.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import Study
+
+from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments.summary import number
+from sb3_pg_ext.experiments.tuning import drawing
+from sb3_pg_ext.experiments.tuning.axes import Axis
+from sb3_pg_ext.experiments.tuning.overview import Overview, value_of
+from sb3_pg_ext.experiments.tuning.sensitivity import Sensitivity
+
+FEWEST_FOR_IMPORTANCE = 10  # completed trials: the best tenth is compared with all
+_ENOUGH_FOR_IMPORTANCE = 50  # so that the best tenth is five
+_SINGLE, _ON_PAGE, _SMALL = (7.2, 4.0), (5.0, 3.4), (3.7, 2.7)  # sizes of panels, in inches
+_COLUMNS = 3
+_TEXT_IS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}  # an option may hold dollar signs
+#: The colours of a figure -> the variables of the page that stand for them.
+VARIABLES = {
+    drawing.INK: "--ink",
+    drawing.GRID: "--grid",
+    drawing.FAINT: "--faint",
+    drawing.BLUE: "--blue",
+    drawing.RED: "--red",
+    drawing.GREEN: "--green",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
+
+    :param title: above it
+    :param alt: what it shows, for those who cannot see it
+    :param draw: onto axes of matplotlib
+    """
+
+    title: str
+    alt: str
+    draw: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Pictures that belong together.
+
+    :param name: of the file, without its ending
+    :param title: above it
+    :param caption: how it is read
+    :param panels: one, or one for each setting
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one panel for all settings."""
+        return self.name in ("history", "importance", "intermediate")
+
+
+def charts(overview: Overview, importances: Mapping[str, float]) -> list[Chart]:
+    """All that the trials are good for."""
+    if not overview.shown:
+        return []
+    found = [_history(overview), _intermediate(overview), _slices(overview)]
+    found += [_importance(importances, len(overview.completed))] if importances else []
+    return [*found, _sensitivities(overview.enough)] if overview.enough else found
+
+
+def importances(study: Study, overview: Overview) -> tuple[dict[str, float], str]:
+    """Setting -> its share of the importance by PED-ANOVA (Watanabe et al. 2023, PED-ANOVA: Efficiently Quantifying
+    Hyperparameter Importance in Arbitrary Subspaces, arXiv:2304.10255), or why there is none.
+
+    Only the trials count of which something is known: those that were pruned are left out.
+    """
+    values = {value_of(trial) for trial in overview.completed}
+    if len(overview.completed) < FEWEST_FOR_IMPORTANCE:
+        return {}, (
+            f"Importances need at least {FEWEST_FOR_IMPORTANCE} completed trials; there are {len(overview.completed)}."
+        )
+    if len(values) < 2:
+        return {}, "All completed trials have the same value, so that no setting is more important than another."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            found = optuna.importance.get_param_importances(study)
+        except (ValueError, RuntimeError) as error:
+            return {}, f"The importances cannot be told: {error}"
+    names = {axis.parameter: axis.name for axis in overview.axes}
+    return {names.get(parameter, parameter): share for parameter, share in found.items()}, ""
+
+
+def _history(overview: Overview) -> Chart:
+    best, first = overview.best, overview.first
+    known = [] if best is None else [f"the best is {number(value_of(best) or 0.0)} in trial {best.number}"]
+    if first is not None and value_of(first) is not None:
+        known.append(f"the {overview.name_of_first} came to {number(value_of(first) or 0.0)}")
+    alt = f"Values of {len(overview.shown)} trials by their number; {', '.join(known) or 'none has been completed'}."
+    return Chart(
+        "history",
+        "History",
+        "Value of every trial. A pruned one stands at the value with which it was given up; one that failed, or has no "
+        "value yet, at the lower edge.",
+        [Panel("Value of every trial", alt, partial(drawing.draw_history, overview=overview))],
+    )
+
+
+def _intermediate(overview: Overview) -> Chart:
+    alt = f"Learning curves of {len(overview.shown)} trials over the environment steps of all their runs."
+    return Chart(
+        "intermediate",
+        "Intermediate values",
+        f"The {overview.plan.aggregate} of the ended runs and the one under way. A line begins anew with every seed; "
+        "dashed ones were pruned, dotted ones failed or still run.",
+        [Panel("Value while the trials ran", alt, partial(drawing.draw_intermediate, overview=overview))],
+    )
+
+
+def _slices(overview: Overview) -> Chart:
+    values = [value for trial in overview.shown if (value := value_of(trial)) is not None]
+    limits = (min(values), max(values)) if values else (0.0, 1.0)
+
+    def panel(axis: Axis) -> Panel:
+        n = sum(axis.place(trial) is not None for trial in overview.shown)
+        alt = f"Value of {n} trials against {axis.name}, from {axis.words}."
+        return Panel(axis.name, alt, partial(drawing.draw_slice, overview=overview, axis=axis, limits=limits))
+
+    return Chart(
+        "slice",
+        "Slices",
+        "Value against each searched setting. Filled: completed; hollow triangle: pruned; cross: failed; star: the "
+        f"best; diamond: the {overview.name_of_first}.",
+        [panel(axis) for axis in overview.axes],
+    )
+
+
+def _importance(shares: Mapping[str, float], n_completed: int) -> Chart:
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
+    return Chart(
+        "importance",
+        "Importance",
+        f"How much more the best tenth of the {n_completed} completed trials agrees on a setting than all of them do "
+        f"(PED-ANOVA).{'' if n_completed >= _ENOUGH_FOR_IMPORTANCE else ' So few trials give a rough hint only.'}",
+        [Panel("Importance of the settings", f"{listed}.", partial(drawing.draw_importance, importances=shares))],
+    )
+
+
+def _sensitivities(found: Sequence[Sensitivity]) -> Chart:
+    quartiles = [height for one in found for each in one.bins for height in each.quartiles]
+    limits = min(quartiles), max(quartiles)
+
+    def panel(one: Sensitivity) -> Panel:
+        loss = "" if math.isnan(one.loss) else f": {one.loss:.0%}{'' if one.matters else ' (chance)'}"
+        medians = ", ".join(f"{number(b.quartiles[1])} at {one.axis.text(b.place)}" for b in one.bins)
+        alt = f"Median value by {one.axis.name}: {medians}."
+        return Panel(f"{one.axis.name}{loss}", alt, partial(drawing.draw_sensitivity, found=one, limits=limits))
+
+    return Chart(
+        "sensitivity",
+        "Sensitivity",
+        "Median and middle half of the values, by setting. The number is the share of the range of values that is "
+        "lost, on average, in the other bins than the best; “chance” stands where a setting without influence could "
+        "come to as much. Pruned trials are in it with the value at which they were given up, and the other settings "
+        "vary along: to measure sensitivity itself, tune with --sampler qmc --pruner none.",
+        [panel(one) for one in found],
+    )
+
+
+def write_png(chart: Chart, path: Path) -> None:
+    """All panels of ``chart`` in one file.
+
+    :raises ModuleNotFoundError: matplotlib is not installed
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(_TEXT_IS_TEXT), atomic_write(path) as temporary:
+        _all_panels(chart).savefig(temporary, format="png", dpi=150)
+
+
+def _all_panels(chart: Chart) -> Any:
+    columns = min(_COLUMNS, len(chart.panels))
+    rows = math.ceil(len(chart.panels) / columns)
+    width, height = _SINGLE if chart.single else _SMALL
+    figure = _figure((width * columns, height * rows))
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, panel in zip(panels, chart.panels, strict=False):
+        panel.draw(axes)
+        look = {"fontsize": 11, "pad": 16} if chart.single else {"fontsize": 9}
+        axes.set_title(panel.title, loc="left", color=drawing.INK, fontweight="bold", **look)
+    for axes in panels[len(chart.panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def svg(chart: Chart, panel: Panel, identity: str) -> str:
+    """``panel`` as an SVG element in the colours of the page.
+
+    :param identity: different for every picture of a page
+    """
+    import matplotlib
+
+    written = io.StringIO()
+    with matplotlib.rc_context({**_TEXT_IS_TEXT, "svg.fonttype": "path", "svg.hashsalt": identity}):
+        figure = _figure(_ON_PAGE if chart.single else _SMALL)
+        panel.draw(figure.subplots())
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _for_page(written.getvalue(), identity)
+
+
+def _for_page(text: str, identity: str) -> str:
+    """The element alone, without a fixed size, its names and colours made those of the page."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'\bid="', f'id="{identity}-', text)
+    text = re.sub(r'href="#', f'href="#{identity}-', text)
+    text = text.replace("url(#", f"url(#{identity}-")
+    for colour, variable in VARIABLES.items():
+        text = re.sub(colour, f"var({variable})", text, flags=re.IGNORECASE)
+    return text
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
