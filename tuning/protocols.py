@@ -86,7 +86,7 @@ def several(master: int, args: argparse.Namespace) -> dict[str, Any]:
     study = search(plan, "median", (args.budget - TOP * CHOICE_SEEDS) * args.steps, False)
     best = finalists(study.trials, TOP)
     fresh = [[score(plan, dict(c.settings), choice_seeds(master, k)) for k in range(CHOICE_SEEDS)] for c in best]
-    return dict(best[int(np.argmax([plan.value(scores) for scores in fresh]))].settings)
+    return dict(best[int(np.argmax([np.mean(scores) for scores in fresh]))].settings)
 
 
 PROTOCOLS = {"single": single, "several": several}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -78,7 +79,7 @@ def choose(
     scores = _scores(candidates, folder / "choice", jobs, console)
     ranked = sorted(
         (replace(c, scores=scores[c.label]) for c in contenders if scores[c.label]),
-        key=lambda c: plan.value(c.scores),
+        key=lambda c: worth(c.scores),
         reverse=True,
     )
     if not ranked:
@@ -101,6 +102,11 @@ def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
         settings = rounded(trial.user_attrs["settings"])
         best.setdefault(repr(settings), Contender(f"trial {trial.number}", settings, float(trial.value or 0.0)))
     return list(best.values())[:top]
+
+
+def worth(scores: Sequence[float]) -> float:
+    """What contenders are compared by: the mean over seeds, since medians are equal wherever a task has a ceiling."""
+    return float(np.mean(scores))
 
 
 def rounded(value: Any) -> Any:

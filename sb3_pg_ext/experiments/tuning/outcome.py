@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from sb3_pg_ext.experiments.results import Record
 from sb3_pg_ext.experiments.statistics import Estimate, stratified_interval
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
-from sb3_pg_ext.experiments.tuning.choice import DEFAULTS
+from sb3_pg_ext.experiments.tuning.choice import DEFAULTS, worth
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.tuning import WINNER_FILE
 
@@ -128,7 +128,7 @@ def _contenders(plan: Plan, folder: Path) -> list[Contender]:
 
 def _contender(plan: Plan, label: str, records: Sequence[Record]) -> Contender:
     scores = [record.final_return for record in records if record.status == "finished"]
-    value = plan.value(scores) if scores else math.nan
+    value = worth(scores) if scores else math.nan
     return Contender(label, records[0].spec.arguments, tuple(records), value)
 
 

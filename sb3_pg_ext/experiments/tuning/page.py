@@ -82,7 +82,7 @@ def _about_outcome(overview: Overview, found: Outcome | None) -> dict[str, Any]:
         "description": _description(plan),
         "protocol": _protocol(plan, found),
         "cards": _cards(overview, found),
-        "outcome": found and outcome_text(found, plan),
+        "outcome": found and outcome_text(found),
         "train": _training_command(overview, found),
     }
 

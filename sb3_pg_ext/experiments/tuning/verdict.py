@@ -8,13 +8,12 @@ from typing import Any
 from sb3_pg_ext.experiments.summary import number
 from sb3_pg_ext.experiments.tuning.choice import DEFAULTS
 from sb3_pg_ext.experiments.tuning.outcome import Contender, Outcome
-from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.values import as_text
 
 _NONE = "–"
 
 
-def outcome_text(found: Outcome, plan: Plan) -> dict[str, Any]:
+def outcome_text(found: Outcome) -> dict[str, Any]:
     judged = [c for c in (found.tuned, found.defaults) if c is not None]
     return {
         "sentences": verdict(found),
@@ -24,7 +23,6 @@ def outcome_text(found: Outcome, plan: Plan) -> dict[str, Any]:
         "settings": [(c.label, _arguments(c)) for c in found.contenders],
         "judged": [_result(c) for c in judged],
         "steps": f"{found.contenders[0].records[0].spec.total_steps:,}",
-        "aggregate": plan.aggregate,
         "unfinished": found.unfinished,
     }
 
@@ -33,13 +31,12 @@ def _known(value: float) -> str:
     return _NONE if math.isnan(value) else number(value)
 
 
-def _result(contender: Contender) -> tuple[str, str, str, str, str]:
-    """Label, value, mean, worst and all scores."""
+def _result(contender: Contender) -> tuple[str, str, str, str]:
+    """Label, mean, worst and all scores."""
     scores = list(contender.scores.values())
     if not scores:
-        return contender.label, _NONE, _NONE, _NONE, "no run is finished"
-    mean = sum(scores) / len(scores)
-    return contender.label, number(contender.value), number(mean), number(min(scores)), ", ".join(map(number, scores))
+        return contender.label, _NONE, _NONE, "no run is finished"
+    return contender.label, number(contender.value), number(min(scores)), ", ".join(map(number, scores))
 
 
 def _arguments(contender: Contender) -> str:
