@@ -54,7 +54,7 @@ def _add_search_arguments(add: Callable[..., Any]) -> None:
     add("--sampler", default="tpe", metavar="NAME", help="tpe, gp, cmaes, random or qmc (tpe)")
     add("--pruner", default="median", metavar="NAME", help="median, hyperband, wilcoxon or none (median)")
     add("--n-startup-trials", type=count, default=10, metavar="K", help="random trials before the model is used (10)")
-    add("--start", nargs="+", default=[], metavar="K:V", help="settings of the first trial besides the defaults")
+    add("--start", nargs="+", default=[], metavar="K:V", help="settings that stand for the defaults")
     add("--space", type=Path, metavar="FILE", help="search space as JSON instead of that of the algorithm")
     add("--storage", metavar="URL", help="where the trials are kept (journal:<folder>/trials.log)")
     add("--study-name", metavar="NAME", help="of the study in the storage (<algo>_<env>)")

@@ -74,7 +74,8 @@ def choose(
 ) -> Winner:
     """See :meth:`~sb3_pg_ext.experiments.tuning.tuning.Tuning.choose`. Finished runs are kept: nothing runs twice."""
     plan = replace(plan, total_steps=total_steps or plan.total_steps)
-    contenders = [*finalists(study.get_trials(deepcopy=False), top), Contender(DEFAULTS, {}, None)]
+    defaults = Contender(DEFAULTS, study.user_attrs.get("start", {}), None)
+    contenders = [*finalists(study.get_trials(deepcopy=False), top), defaults]
     candidates = {c.label: [_candidate_run(plan, c, number) for number in range(seeds)] for c in contenders}
     scores = _scores(candidates, folder / "choice", jobs, console)
     ranked = sorted(
@@ -85,7 +86,7 @@ def choose(
     if not ranked:
         raise RuntimeError(f"no run of the final choice has been completed; see {folder / 'choice'}")
     best = ranked[0]
-    judged = {"tuned": best, DEFAULTS: Contender(DEFAULTS, {}, None)}
+    judged = {"tuned": best, DEFAULTS: defaults}
     if best.label == DEFAULTS:
         del judged["tuned"]
     verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}

@@ -63,7 +63,8 @@ class Tuning:
         journal file in ``folder``
     :param study_name: of the study in it; algorithm and environment by default
     :param proposal: sampler and pruner
-    :param start: settings of the first trial that differ from the defaults
+    :param start: settings that stand for the defaults: of the first trial, and of what the winner is compared with; only
+        the call that begins the study can choose them
     :raises SettingError: the study was begun with another plan, or an option is not allowed
     :raises ModuleNotFoundError: a package that an option needs is not installed
     """
@@ -110,6 +111,7 @@ class Tuning:
         begun_with = study.user_attrs.get("plan")
         if begun_with is None:
             study.set_user_attr("plan", self.plan.to_json())
+            study.set_user_attr("start", dict(start))
             study.set_user_attr("versions", versions(registry.get(self.plan.algo).cls))
         elif differences := self.plan.differences(Plan.from_json(begun_with)):
             raise SettingError(
@@ -118,7 +120,7 @@ class Tuning:
             )
         call = {name: without_password(str(value)) for name, value in provenance().items()}
         study.set_user_attr("calls", [*study.user_attrs.get("calls", []), call])
-        first = merge(registry.get(self.plan.algo).defaults, self.plan.arguments, start)
+        first = merge(registry.get(self.plan.algo).defaults, self.plan.arguments, study.user_attrs["start"])
         enqueue_once(study, parameters_of(self.plan.dimensions, first), "the first trial")
         return study
 
