@@ -63,8 +63,8 @@ class Tuning:
         journal file in ``folder``
     :param study_name: of the study in it; algorithm and environment by default
     :param proposal: sampler and pruner
-    :param start: settings that stand for the defaults: of the first trial, and of what the winner is compared with; only
-        the call that begins the study can choose them
+    :param start: settings that stand for the defaults: of the first trial, and of what the winner is compared with;
+        only the call that begins the study can choose them
     :raises SettingError: the study was begun with another plan, or an option is not allowed
     :raises ModuleNotFoundError: a package that an option needs is not installed
     """
