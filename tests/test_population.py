@@ -141,7 +141,8 @@ def assert_acts_as_predicted(model, n_slots=6):
     candidates = rng.standard_normal((4, len(model.search["mean"])))
     policies = BatchedPolicies(model.policy, candidates, n_slots)
     chosen = rng.integers(4, size=n_slots)
-    policies.load(np.arange(n_slots), chosen)
+    for slot, candidate in enumerate(chosen):
+        policies.load(slot, candidate)
     space = model.get_env().observation_space
     space.seed(3)
     for _ in range(5):
@@ -239,6 +240,15 @@ def test_free_slots_take_the_next_episode_at_once(kind, n_slots, n_episodes):
     assert evaluation.returns.tolist() == [[length**2] * n_episodes for length in lengths]
 
 
+def test_idle_slots_act_by_the_candidate_that_has_outlived_the_others():
+    """So long as it lives: an idle slot that still acted by a short-lived candidate would end again and again."""
+    seen = Locals()
+    play(several(Lifespan, 4), [[1], [7], [30], [1]], callback=seen, **LINEAR)
+    ends = [np.flatnonzero(step["dones"]).tolist() for step in seen.steps]
+    # Slots 0 and 3 follow candidate 1 from step 1 on, so that they end with it; then all of them follow candidate 2.
+    assert {t + 1: slots for t, slots in enumerate(ends) if slots} == {1: [0, 3], 7: [1], 8: [0, 3], 30: [2]}
+
+
 def test_statistics_are_of_the_candidates_alone():
     """Slots without work go on, but what they do is not reported: it would be short episodes mostly."""
     _, model = play(several(Lifespan, 6), [[3], [40]], 2, **LINEAR)
@@ -281,9 +291,69 @@ def test_candidate_that_is_not_finite_is_refused_before_the_first_step():
     assert sum(env.get_attr("steps")) == 0
 
 
-def test_candidate_whose_output_overflows_is_refused():
+@pytest.mark.parametrize(("action", "size"), [("Box", 4), (spaces.Discrete(2), 2)], ids=str)
+def test_candidate_whose_output_overflows_is_refused(action, size):
     with pytest.raises(NonFiniteError, match="candidate policy gives NaN or infinity"):
-        play(several(partial(Echo, observation=spaces.Box(1e20, 1e20, (1,))), 2), np.full((2, 4), 1e30))
+        play(several(partial(Echo, action, spaces.Box(1e20, 1e20, (1,))), 2), np.full((2, size), 1e30))
+
+
+def test_large_observations_are_no_error():
+    evaluation, _ = play(
+        several(partial(Echo, spaces.Discrete(2), spaces.Box(1e20, 1e20, (1,))), 2), np.full((2, 2), 1e-5)
+    )
+    assert (evaluation.lengths == 8).all()
+
+
+# --- without anybody who listens, in the quickest way
+
+
+class Borrowing(SyncVectorEnv):
+    """Gives its own arrays, and writes into them again."""
+
+    def __init__(self, env_fns):
+        super().__init__(env_fns, copy=False, autoreset_mode="SameStep")
+
+
+QUIET = {
+    "dummy": lambda: several(partial(Echo, length=5), 3),
+    "dummy, dict": lambda: several(partial(Echo, observation=DICT, length=5), 3),
+    "native": lambda: several(partial(Echo, length=5), 3, "native"),
+    "borrowed arrays": lambda: as_vec_env(Borrowing([partial(Echo, length=n) for n in (3, 5, 4)])),
+    "CartPole-v1": lambda: as_vec_env("CartPole-v1", n_envs=3, vec_env="native"),
+    "normalised": lambda: VecNormalize(several(partial(Echo, length=5), 3)),
+}
+
+
+@pytest.mark.parametrize("kind", QUIET)
+def test_nothing_depends_on_whether_a_callback_listens(kind):
+    policy = "MultiInputPolicy" if "dict" in kind else "LinearPolicy"
+    size = len(CEM(policy, QUIET[kind]()).search["mean"])
+    candidates = np.random.default_rng(0).standard_normal((7, size))
+    (heard, one), (unheard, other) = (
+        play(QUIET[kind](), candidates, 3, policy=policy, callback=callback) for callback in (Locals(), None)
+    )
+    np.testing.assert_array_equal(heard.returns, unheard.returns)
+    np.testing.assert_array_equal(heard.lengths, unheard.lengths)
+    assert heard.collected == unheard.collected
+    assert [(e["r"], e["l"]) for e in one.ep_info_buffer] == [(e["r"], e["l"]) for e in other.ep_info_buffer]
+    np.testing.assert_equal(one._last_obs, other._last_obs)
+
+
+@pytest.mark.parametrize("kind", ["dummy", "native"])
+@pytest.mark.parametrize("what", ["observation", "reward"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_found_at_once(kind, what, bad):
+    class Faulty(Lifespan):
+        def step(self, action):
+            obs, reward, *others = super().step(action)
+            if self.time == 4:
+                obs, reward = (obs * np.float32(bad), reward) if what == "observation" else (obs, bad)
+            return obs, reward, *others
+
+    model = CEM("LinearPolicy", several(Faulty, 2, kind), seed=0, **LINEAR)
+    _, callback = model._setup_learn(100)
+    with pytest.raises(NonFiniteError, match=f"The {what} of env 0 .* after step 8"):
+        evaluate(model, model.get_env(), callback, np.full((2, 1), 9.0))
 
 
 # --- common random numbers
@@ -391,17 +461,23 @@ def test_moments_join_over_iterations():
 # --- the quicker step of adapted environments
 
 
-@pytest.mark.parametrize("kind", ["CartPole-v1", "Echo"])
-def test_quick_step_says_the_same_and_shares_only_infos_without_news(kind):
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("kind", ["CartPole-v1", "Echo", "dummy"])
+def test_quick_step_says_the_same_and_shares_only_infos_without_news(kind, quiet):
     def made():
+        if kind == "dummy":
+            env = several(lambda: Monitor(Echo(length=3)), 4)
+            env.seed(0)
+            return env
         if kind == "Echo":
             return as_vec_env(several(partial(Echo, length=3), 4, "native"), seed=0)
         return as_vec_env("CartPole-v1", n_envs=4, seed=0, vec_env="native")
 
     slow, quick = made(), made()
-    quick_step = stepper(quick)
+    quick_step = stepper(quick, quiet)
     assert quick_step != quick.step
     np.testing.assert_array_equal(slow.reset(), quick.reset())
+    slow.action_space.seed(0)
     ends = 0
     for _ in range(60):
         actions = np.array([slow.action_space.sample() for _ in range(4)])
@@ -412,6 +488,8 @@ def test_quick_step_says_the_same_and_shares_only_infos_without_news(kind):
             np.testing.assert_array_equal(a, b)
         for i, done in enumerate(expected[2]):
             ends += done
+            if quiet and not done:
+                continue
             assert infos[i].keys() == quick_infos[i].keys()
             assert infos[i]["TimeLimit.truncated"] == quick_infos[i]["TimeLimit.truncated"]
             if done:

@@ -35,7 +35,7 @@ _REPLACED_BY = {
 
 def _reset_cart_poles(env: CartPoleVectorEnv, mask: np.ndarray) -> np.ndarray:
     assert env.state is not None
-    env.state[:, mask] = env.np_random.uniform(low=env.low, high=env.high, size=(4, int(mask.sum())))
+    env.state[:, mask] = env.np_random.uniform(low=env.low, high=env.high, size=(4, np.count_nonzero(mask)))
     env.steps[mask] = 0
     env.prev_done[mask] = False
     return env.state.T.astype(np.float32)

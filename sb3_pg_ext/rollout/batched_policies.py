@@ -23,6 +23,8 @@ from sb3_pg_ext.nets.search_policies import CLIP, choices_of, logit_sizes
 from sb3_pg_ext.rollout.guards import NonFiniteError, all_finite
 
 Array = np.ndarray[Any, Any]
+#: A sum of squares below it has no term that is NaN, or infinite in float32.
+SMALL_SQUARES = 1e38
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Array], Any]] = {
     nn.Tanh: lambda x: np.tanh(x, out=x),
     nn.ReLU: lambda x: np.maximum(x, 0, out=x),
@@ -41,7 +43,7 @@ def check_searchable(cls: type) -> None:
 
 
 class BatchedPolicies:
-    """Candidates loaded into slots, and acting there.
+    """Candidates loaded into slots, and acting there: number i % n in slot i, until others are loaded.
 
     :param policy: the architecture; what is no parameter (moments of the features) is taken from it as it is now
     :param candidates: (n, P) parameters in the order of ``policy.parameters()``
@@ -52,21 +54,20 @@ class BatchedPolicies:
     def __init__(self, policy: Any, candidates: Array, n_slots: int):
         _check_candidates(candidates)
         self.action_shape = (n_slots, *policy.action_space.shape)
-        self.net: _NumpyNets | _TorchNets
+        self.net: Any  # _Bits, _NumpyNets or _TorchNets
         if any(True for _ in policy.features_extractor.parameters()):
             self.inputs: Callable[[Any], Any] = _preprocessor(policy)
             self.features: Features | None = None
             self.net = _TorchNets(policy, candidates, n_slots, with_extractor=True)
         else:
             self.inputs = self.features = Features(policy)
-            nets = _NumpyNets if _is_plain(policy) else _TorchNets
-            self.net = nets(policy, candidates, n_slots)
+            self.net = _nets_of(policy)(policy, candidates, n_slots)
         self.head = _head(policy)
-        self.load(np.arange(n_slots), np.arange(n_slots) % len(candidates))
+        self.net.slots[:] = self.net.candidates[[slot % len(candidates) for slot in range(n_slots)]]
 
-    def load(self, slots: Array, candidates: Array | int) -> None:
-        """Let the slots (k,) act by these candidates (k,), or by this one, from now on."""
-        self.net.load(slots, candidates)
+    def load(self, slots: int | list[int], candidate: int) -> None:
+        """Let a slot, or some of them, act by this candidate from now on."""
+        self.net.slots[slots] = self.net.candidates[candidate]
 
     @property
     def counts(self) -> bool:
@@ -88,13 +89,10 @@ class BatchedPolicies:
         :param obs: (N, ...) or a dict of such
         :raises NonFiniteError: a candidate answers with NaN or infinity
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # said better below
-            outputs = self.net(self.inputs(obs))
-        if not all_finite(outputs):
-            raise NonFiniteError(
-                "A candidate policy gives NaN or infinity for finite observations: its parameters, or the "
-                "observations, are too large for float32 (normalize_observations=True evens them out)."
-            )
+        if isinstance(self.net, _Bits):
+            return self.net.act(self.inputs(obs))
+        outputs = self.net(self.inputs(obs))
+        _check_outputs(outputs)
         return self.head(outputs).reshape(self.action_shape)
 
 
@@ -103,6 +101,14 @@ def _check_candidates(candidates: Array) -> None:
         raise NonFiniteError(
             "A candidate has parameters that are not finite in float32; what was found so far is kept as it is. Usual "
             "causes: learning_rate or the initial spread too large."
+        )
+
+
+def _check_outputs(outputs: Array) -> None:
+    if not all_finite(outputs):
+        raise NonFiniteError(
+            "A candidate policy gives NaN or infinity for finite observations: its parameters, or the "
+            "observations, are too large for float32 (normalize_observations=True evens them out)."
         )
 
 
@@ -127,7 +133,8 @@ class Features:
         x = self.flat(obs)
         if not self.normalized:
             return x
-        self.z = (x - self.shift) * self.scale
+        with np.errstate(over="ignore"):  # clipped below
+            self.z = (x - self.shift) * self.scale
         clipped: Array = np.minimum(np.maximum(self.z, -CLIP), CLIP)
         return clipped
 
@@ -149,7 +156,7 @@ def _flattener(policy: Any) -> Callable[[Any], Array]:
     space, extractor = policy.observation_space, policy.features_extractor
     if type(extractor) is FlattenExtractor:
         if isinstance(space, spaces.Box) and not is_image_space(space):
-            return lambda obs: obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+            return _flat
         if isinstance(space, spaces.Discrete):
             rows = np.eye(int(space.n), dtype=np.float32)
             return lambda obs: rows[obs]
@@ -163,6 +170,10 @@ def _flattener(policy: Any) -> Callable[[Any], Array]:
     return extract
 
 
+def _flat(obs: Array) -> Array:
+    return obs if obs.ndim == 2 and obs.dtype == np.float32 else obs.reshape(len(obs), -1).astype(np.float32)
+
+
 def _preprocessor(policy: Any) -> Callable[[Any], Any]:
     """Observations as Stable-Baselines3 hands them to a features extractor."""
 
@@ -172,6 +183,13 @@ def _preprocessor(policy: Any) -> Callable[[Any], Any]:
         return preprocess_obs(tensors, policy.observation_space, normalize_images=normalize_images)
 
     return prepare
+
+
+def _nets_of(policy: Any) -> type[_Bits | _NumpyNets | _TorchNets]:
+    """The quickest of the classes below that do what the policy's net does."""
+    if not _is_plain(policy):
+        return _TorchNets
+    return _Bits if len(policy.action_net) == 1 and _is_of_bits(policy) else _NumpyNets
 
 
 def _is_plain(policy: Any) -> bool:
@@ -193,7 +211,7 @@ class _Layer:
     """One linear layer of every slot, then possibly an activation.
 
     :param weight: (N, out, in)
-    :param bias: (N, out), or None
+    :param bias: (N, out, 1), or None
     """
 
     def __init__(self, weight: Array, bias: Array | None):
@@ -217,22 +235,58 @@ class _NumpyNets:
             rows, columns = module.weight.shape
             weight = self.slots[:, used : used + rows * columns].reshape(-1, rows, columns)
             used += rows * columns
-            bias = None if module.bias is None else self.slots[:, used : used + rows]
+            bias = None if module.bias is None else self.slots[:, used : used + rows, None]
             used += 0 if bias is None else rows
             self.layers.append(_Layer(weight, bias))
 
-    def load(self, slots: Array, candidates: Array | int) -> None:
-        self.slots[slots] = self.candidates[candidates]
-
+    @np.errstate(over="ignore", invalid="ignore")  # said better by the caller
     def __call__(self, x: Array) -> Array:
+        x = x[:, :, None]
         for layer in self.layers:
-            np.matmul(layer.weight, x[:, :, None], out=layer.out)
-            x = layer.out[:, :, 0]
+            x = np.matmul(layer.weight, x, out=layer.out)
             if layer.bias is not None:
                 x += layer.bias
             if layer.activation is not None:
                 layer.activation(x)
-        return x
+        return x[:, :, 0]
+
+
+class _Bits:
+    """Linear policies that choose between two values, once or more often: W_i x_i + b_i > 0, asked as W_i x_i > -b_i.
+
+    That is exact: a sum of two floats is positive if, and only if, one of them is above the negative of the other.
+    """
+
+    def __init__(self, policy: Any, candidates: Array, n_slots: int):
+        (layer,), space = policy.action_net, policy.action_space
+        rows, columns = layer.weight.shape
+        self.candidates = np.zeros((len(candidates), rows * (columns + 1)), np.float32)
+        self.candidates[:, : candidates.shape[1]] = candidates
+        self.candidates[:, rows * columns :] *= -1
+        self.slots = np.empty((n_slots, self.candidates.shape[1]), np.float32)  # the two below are views of it
+        self.weight = self.slots[:, : rows * columns].reshape(n_slots, *space.shape, columns)
+        self.threshold = self.slots[:, rows * columns :].reshape(n_slots, *space.shape)
+        self.dtype = _dtype_of_choices(space)
+
+    def act(self, x: Array) -> Array:
+        """Actions for the env, (N, ...)."""
+        products = np.einsum("n...i,ni->n...", self.weight, x)  # no word of overflow
+        if not np.vdot(products, products) < SMALL_SQUARES:
+            _check_outputs(products)
+        actions: Array = (products > self.threshold).astype(self.dtype)
+        return actions
+
+
+def _is_of_bits(policy: Any) -> bool:
+    """Whether actions are choices between two values with one output each."""
+    if isinstance(policy.action_space, spaces.Box):
+        return False
+    choices = choices_of(policy.action_space)
+    return set(choices) == {2} and policy.action_net[-1].out_features == len(choices)
+
+
+def _dtype_of_choices(space: spaces.Space) -> type[np.integer]:
+    return np.int8 if isinstance(space, spaces.MultiBinary) else np.int64
 
 
 class _Outputs(nn.Module):
@@ -265,9 +319,6 @@ class _TorchNets:
         batch = th.utils._pytree.tree_map(lambda part: part.unsqueeze(0), x)
         return th.func.functional_call(self.net, (parameters, self.buffers), (batch,))[0]
 
-    def load(self, slots: Array, candidates: Array | int) -> None:
-        self.slots[th.as_tensor(slots)] = self.candidates[th.as_tensor(candidates)]
-
     def __call__(self, x: Any) -> Array:
         inputs = th.as_tensor(x, device=self.device) if isinstance(x, np.ndarray) else x
         sizes = [shape.numel() for shape in self.shapes.values()]
@@ -291,7 +342,7 @@ def _head(policy: Any) -> Callable[[Array], Array]:
         return (lambda y: (y[:, 0] > 0).astype(np.int64)) if sizes == [1] and choices == [2] else lambda y: y.argmax(1)
     stops = np.cumsum(sizes).tolist()
     parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
-    dtype = np.int8 if isinstance(space, spaces.MultiBinary) else np.int64
+    dtype = _dtype_of_choices(space)
     if all(n == 2 for n in choices) and sizes != choices:
         return lambda y: (y > 0).astype(dtype)
 

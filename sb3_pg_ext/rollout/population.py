@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg_ext.rollout import collector, guards
-from sb3_pg_ext.rollout.batched_policies import BatchedPolicies
+from sb3_pg_ext.rollout.batched_policies import SMALL_SQUARES, BatchedPolicies
 from sb3_pg_ext.rollout.common_seeds import SeededSlots
 from sb3_pg_ext.rollout.direct_step import stepper
 
@@ -48,19 +48,21 @@ class EpisodeTable:
 
     def __init__(self, n: int, n_episodes: int, n_slots: int, budget: float = 0):
         self.n, self.total = n, n * n_episodes
-        self.episode = np.arange(n_slots)  # of each slot; -1: it idles
-        self.episode[self.total :] = -1
-        self.waiting, self.left = min(n_slots, self.total), self.total  # the next to begin, and how many are not over
+        self.waiting = min(n_slots, self.total)  # the next to begin
+        self.slot = {j: j for j in range(self.waiting)}  # of each episode in progress, those begun first in front
+        self.episode = [j if j < self.total else -1 for j in range(n_slots)]  # of each slot; -1: it idles
+        self.idlers = list(range(self.total, n_slots))
+        self.leader, self.n_followers = 0, 0  # the episode by whose candidate so many of them act
         self.returns, self.lengths = np.zeros(self.total), np.zeros(self.total, np.int64)
-        self.rewards, self.start = np.zeros(n_slots), np.zeros(n_slots, np.int64)
+        self.rewards, self.start = np.zeros(n_slots), [0] * n_slots
         self.t = 0
         self.longest = self.next_look = max(budget / n_slots, collector.LONG_EPISODE)
 
     @property
     def live(self) -> Array | None:
         """Slots (k,) that do not idle; None stands for all."""
-        in_progress = self.left - (self.total - self.waiting)
-        return None if in_progress == len(self.episode) else np.flatnonzero(self.episode >= 0)
+        all_busy = len(self.slot) == len(self.episode)
+        return None if all_busy else np.sort(np.fromiter(self.slot.values(), np.int64, len(self.slot)))
 
     def add(self, rewards: Array) -> None:
         """Book the rewards (N,) of one step.
@@ -72,31 +74,38 @@ class EpisodeTable:
         if self.t > self.next_look:
             self._look_for_endless()
 
-    @property
-    def oldest(self) -> int:
-        """The episode that was begun first of those that are not over."""
-        return int(self.episode[self.episode >= 0].min())
-
-    def finish(self, slots: Array) -> tuple[Array, Array, Array]:
+    def finish(self, slots: list[int]) -> tuple[list[int], list[int]]:
         """Book the ends of the episodes of ``slots`` (k,), and give these slots what is waiting.
 
-        :return: slots that did not idle; slots that begin another episode of the table; slots that idle from now on
+        :return: those of them that did not idle, and those that begin another episode of the table
         """
-        counted = slots[self.episode[slots] >= 0]
-        over = self.episode[counted]
-        self.returns[over] = self.rewards[counted]
-        self.lengths[over] = self.t - self.start[counted]
-        self.left -= len(over)
-        self.rewards[slots], self.start[slots] = 0.0, self.t
+        counted = [slot for slot in slots if self.episode[slot] >= 0]
         begun = counted[: self.total - self.waiting]
-        self.episode[counted] = -1
-        self.episode[begun] = np.arange(self.waiting, self.waiting + len(begun))
-        self.waiting += len(begun)
-        return counted, begun, slots if not len(begun) else counted[len(begun) :]
+        for slot in counted:
+            over = self.episode[slot]
+            self.returns[over], self.lengths[over] = self.rewards[slot], self.t - self.start[slot]
+            del self.slot[over]
+            self.episode[slot] = -1
+        for slot in begun:
+            self.episode[slot], self.slot[self.waiting] = self.waiting, slot
+            self.waiting += 1
+        self.idlers += counted[len(begun) :]
+        for slot in slots:
+            self.rewards[slot], self.start[slot] = 0.0, self.t
+        return counted, begun
+
+    def followers(self) -> tuple[list[int], int]:
+        """Idle slots that are to act by another candidate, and by which.
+
+        All act by that of the oldest episode: it has outlived the others, so that idle episodes end seldom.
+        """
+        leader = next(iter(self.slot), self.leader)
+        changing = self.idlers[self.n_followers if leader == self.leader else 0 :]
+        self.leader, self.n_followers = leader, len(self.idlers)
+        return changing, leader % self.n
 
     def _look_for_endless(self) -> None:
-        live = np.flatnonzero(self.episode >= 0)
-        slot = live[self.start[live].argmin()]
+        slot = next(iter(self.slot.values()))
         if self.t - self.start[slot] > self.longest:
             raise RuntimeError(
                 f"The episode of env {slot} has not ended within {self.t - self.start[slot]} steps, but a candidate is "
@@ -128,39 +137,42 @@ def evaluate(
     slots_with_seeds = None if seeds is None else SeededSlots(env)
     policies = BatchedPolicies(model.policy, candidates, n_envs)
     table = EpisodeTable(n, n_episodes, n_envs, model._total_timesteps)
-    env_step = stepper(env)
+    listens, counts = not _is_deaf(callback), policies.counts
+    env_step = stepper(env, quiet=not listens)  # if nobody listens, infos in mid-episode need not be made
     callback.on_rollout_start()
     if not np.all(model._last_episode_starts):  # a slot idled, or was stopped in mid-episode
         model._last_obs, model._last_episode_starts = guards.reset(env, before), np.ones(n_envs, dtype=bool)
 
-    def begin(slots: Array) -> None:
-        policies.load(slots, table.episode[slots] % n)
-        if slots_with_seeds is not None and seeds is not None:
-            theirs = seeds[table.episode[slots] // n]
-            model._last_obs = slots_with_seeds.restart(model._last_obs, slots, theirs, model.num_timesteps)
+    def begin(slots: list[int]) -> None:
+        """Let the episodes of these slots begin with their seeds."""
+        if slots_with_seeds is not None and seeds is not None and slots:
+            theirs = seeds[[table.episode[slot] // n for slot in slots]]
+            model._last_obs = slots_with_seeds.restart(model._last_obs, np.array(slots), theirs, model.num_timesteps)
 
-    begin(np.flatnonzero(table.episode >= 0))
-    while table.left:
+    begin(list(table.slot.values()))
+    while table.slot:
         obs = model._last_obs
         actions = policies(obs)
-        if policies.counts:
+        if counts:
             policies.count(table.live)
         new_obs, rewards, dones, infos = guards.step(env_step, env, actions, model.num_timesteps)
         model.num_timesteps += n_envs
-        guards.check_observations(new_obs, where := f"after step {model.num_timesteps}")
-        guards.check_rewards(rewards, where)
+        if not _are_small(new_obs, rewards):
+            guards.check_observations(new_obs, where := f"after step {model.num_timesteps}")
+            guards.check_rewards(rewards, where)
         model._last_obs, model._last_episode_starts = new_obs, dones
-        callback.update_locals(locals())
-        if not callback.on_step():
-            return None
+        if listens:
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return None
         table.add(rewards)
         if np.count_nonzero(dones):
-            counted, begun, idle = table.finish(np.flatnonzero(dones))
-            model._update_info_buffer([infos[i] for i in counted], dones[counted])
-            if len(begun):
-                begin(begun)
-            if len(idle) and table.left:
-                policies.load(idle, table.oldest % n)  # who has outlived the others: idle episodes shall end seldom
+            counted, begun = table.finish(dones.nonzero()[0].tolist())
+            model._update_info_buffer([infos[slot] for slot in counted], dones[counted])
+            for slot in begun:
+                policies.load(slot, table.episode[slot] % n)
+            begin(begun)
+            policies.load(*table.followers())
     callback.update_locals(locals())
     callback.on_rollout_end()
     return Evaluation(
@@ -169,3 +181,16 @@ def evaluate(
         model.num_timesteps - before,
         policies.seen(),
     )
+
+
+def _is_deaf(callback: BaseCallback) -> bool:
+    """Whether nobody has asked to be called."""
+    return type(callback) is ConvertCallback and callback.callback is None
+
+
+def _are_small(obs: Any, rewards: Array) -> bool:
+    """Whether all these are floats small enough to be finite: a quick answer, that is mostly yes."""
+    if not (isinstance(obs, np.ndarray) and obs.dtype.kind == rewards.dtype.kind == "f"):
+        return False
+    flat = obs.ravel("K")  # in whatever order they are stored, so that nothing is copied
+    return bool(np.vdot(flat, flat) < SMALL_SQUARES > np.vdot(rewards, rewards))

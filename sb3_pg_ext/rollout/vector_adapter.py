@@ -58,6 +58,9 @@ class VectorEnvAdapter(VecEnv):
         self._step = 0
         self._first_step = np.zeros(self.num_envs, dtype=np.int64)
         self._returns = np.zeros(self.num_envs)
+        self._form = self.observation_space.dtype, (self.num_envs, *(self.observation_space.shape or ()))
+        self._none_done = np.zeros(self.num_envs, dtype=bool)
+        self._none_done.flags.writeable = False
 
     def reset(self) -> Any:
         """The first observations of N new episodes; seeds and options that were set are used once."""
@@ -87,43 +90,60 @@ class VectorEnvAdapter(VecEnv):
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
         """Observations (N, ...), rewards (N,) float32, dones (N,) bool and N infos."""
-        return self._finish_step(shared=False)
+        return self._finish_step(self.env.step(self._actions), shared=False)
 
     def step_with_shared_infos(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
         """``step``, for callers that do not write into infos: slots in mid-episode share one."""
         self.step_async(actions)
-        return self._finish_step(shared=True)
+        return self._finish_step(self.env.step(self._actions), shared=True)
 
-    def _infos(self, timed_out: np.ndarray, done: np.ndarray, shared: bool) -> Infos:
-        """With the time-outs (N,); with ``shared`` slots other than ``done`` (k,) have one between them."""
+    def step_quietly(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
+        """``step``, for callers that look at infos of slots that are done only, and at everything before the next step.
+
+        As long as no episode ends and the environment has no infos, there are none, and observations are in the arrays
+        of the environment, which may write to them again.
+        """
+        self.step_async(actions)
+        batch, rewards, terminations, truncations, batched_infos = step = self.env.step(self._actions)
+        if batched_infos or np.count_nonzero(terminations) or np.count_nonzero(truncations):
+            return self._finish_step(step, shared=True)
+        self._step += 1
+        self._returns += self._per_slot("rewards", rewards)
+        if type(batch) is not np.ndarray or batch.dtype != self._form[0] or batch.shape != self._form[1]:
+            batch = _typed(self.observation_space, batch, False, (self.num_envs,))
+        return batch, rewards.astype(np.float32), self._none_done, []
+
+    def _infos(self, terminated: np.ndarray, truncated: np.ndarray, done: np.ndarray, shared: bool) -> Infos:
+        """With the time-outs; with ``shared`` slots other than ``done`` (k,) have one between them."""
         if not shared:
-            return [{TIME_LIMIT: each} for each in timed_out.tolist()]
+            return [{TIME_LIMIT: each} for each in (truncated & ~terminated).tolist()]
         infos: Infos = [{TIME_LIMIT: False}] * self.num_envs
         for i in done.tolist():
-            infos[i] = {TIME_LIMIT: bool(timed_out[i])}
+            infos[i] = {TIME_LIMIT: not terminated[i]}
         return infos
 
-    def _finish_step(self, shared: bool) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
-        batch, rewards, terminations, truncations, batched_infos = self.env.step(self._actions)
+    def _finish_step(self, step: tuple[Any, ...], shared: bool) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
+        batch, rewards, terminations, truncations, batched_infos = step
         observations = self._own(batch)
         rewards = self._per_slot("rewards", rewards)
         terminated = self._per_slot("terminations", terminations, bool)
         truncated = self._per_slot("truncations", truncations, bool)
         dones = terminated | truncated
-        done = np.flatnonzero(dones) if np.count_nonzero(dones) else _NONE
-        infos = self._infos(truncated & ~terminated, done, shared and not batched_infos)
+        done = dones.nonzero()[0] if np.count_nonzero(dones) else _NONE
+        infos = self._infos(terminated, truncated, done, shared and not batched_infos)
         if batched_infos:
             unbatch(batched_infos, infos, skip=_NOT_OF_THE_STEP)
         self._step += 1
         self._returns += rewards
         if len(done):
-            self._restart(self, dones, observations, batched_infos, infos)
+            self._restart(self, dones, done, observations, batched_infos, infos)
             self._report_episodes(done, infos)
         return observations, rewards.astype(np.float32), dones, infos
 
-    def _restart_by_mask(self, dones: np.ndarray, observations: Any, _infos: dict[str, Any], infos: Infos) -> None:
+    def _restart_by_mask(
+        self, dones: np.ndarray, done: np.ndarray, observations: Any, _infos: dict[str, Any], infos: Infos
+    ) -> None:
         """``NEXT_STEP`` and ``DISABLED``: finished slots stand at their last observation, and are reset now."""
-        done = np.flatnonzero(dones)
         last = _rows(observations, done)
         first, batched_infos = reset_slots(self.env, dones)
         _overwrite(observations, first, done)
@@ -132,18 +152,19 @@ class VectorEnvAdapter(VecEnv):
             infos[i][TERMINAL] = _rows(last, k)
             self.reset_infos[i] = reset_infos[i] if reset_infos else {}
 
-    def _restart_in_step(self, dones: np.ndarray, _obs: Any, batched_infos: dict[str, Any], infos: Infos) -> None:
+    def _restart_in_step(
+        self, _dones: np.ndarray, done: np.ndarray, _obs: Any, batched_infos: dict[str, Any], infos: Infos
+    ) -> None:
         """``SAME_STEP``: finished slots were reset already; their infos are the reset's, ``final_*`` the step's."""
-        done = np.flatnonzero(dones).tolist()
         if "final_obs" not in batched_infos:
             raise ValueError(f"{self.env} resets in the same step, but its infos have no 'final_obs' of finished slots")
         if "final_info" in batched_infos:
             step_infos = unbatch(batched_infos["final_info"], self._empty_infos(), skip=_NOT_OF_THE_STEP)
-            for i in done:
+            for i in done.tolist():
                 # A wrapper around the resetting environment puts its statistics beside the infos of the reset.
                 kept = {name: infos[i].pop(name) for name in (TIME_LIMIT, "episode") if name in infos[i]}
                 self.reset_infos[i], infos[i] = infos[i], step_infos[i] | kept
-        for i in done:
+        for i in done.tolist():
             infos[i][TERMINAL] = _typed(self.observation_space, _rows(batched_infos["final_obs"], i), copy=True)
 
     def _report_episodes(self, done: np.ndarray, infos: Infos) -> None:
