@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 Family = Literal["on_policy", "off_policy", "policy_search", "model_based"]
 ActionSpaceName = Literal["Box", "Discrete", "MultiDiscrete", "MultiBinary"]
 Holds = Literal["mean", "limit", "direction"]
+GradientKind = Literal["score_function", "pathwise", "perturbation"]
 ALL_FAMILIES: tuple[Family, ...] = get_args(Family)
 ALL_ACTION_SPACES: tuple[ActionSpaceName, ...] = get_args(ActionSpaceName)
 
@@ -320,7 +321,9 @@ class GradientClaim:
     loss, from M whole episodes of H steps each, so that the change of the policy's parameters is the estimate.
 
     :param name: of the variant, unique within the algorithm
-    :param options: constructor arguments with which that holds, beside those just named
+    :param options: constructor arguments with which that holds, beside those just named; ``"testbed:<name>"`` stands
+        for what the testbed knows: its ``horizon`` H, the number of ``episodes`` M, of ``steps`` M H, and where there
+        are equations its ``dynamics`` (with the rewards) and ``termination``
     :param target: what is estimated: a name of ``sb3_pg_ext.diagnostics.targets``, or ``"module:function"`` of your own
         (from testbed and model to P numbers)
     :param holds: ``"mean"``: the estimate's expectation is the target, for every M; ``"limit"``: its bias vanishes as
@@ -331,6 +334,8 @@ class GradientClaim:
     :param estimate: how an estimate is had: a name of ``sb3_pg_ext.diagnostics.estimates``, or ``"module:function"``
         (from testbed and model to P numbers)
     :param action_spaces: where the variant exists
+    :param kind: what is differentiated: the log-probability of actions (``"score_function"``), rewards or values
+        through the actions (``"pathwise"``), or nothing, where parameters are perturbed (``"perturbation"``)
     """
 
     name: str
@@ -341,9 +346,11 @@ class GradientClaim:
     mean_over: Literal["episodes", "steps"] = "episodes"
     estimate: str = "one_update"
     action_spaces: tuple[ActionSpaceName, ...] = ALL_ACTION_SPACES
+    kind: GradientKind = "score_function"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("holds", get_args(Holds)), ("mean_over", ("episodes", "steps"))):
+        choices = ("holds", get_args(Holds)), ("mean_over", ("episodes", "steps")), ("kind", get_args(GradientKind))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} of the claim {self.name!r}: allowed are {allowed}")
         if not set(self.action_spaces) <= set(ALL_ACTION_SPACES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,23 @@ from sb3_pg_ext.bases.actor_jacobian import actor_jacobian, actor_scores
 from sb3_pg_ext.bases.policy_search import PolicySearchBase
 from sb3_pg_ext.diagnostics import laboratory, statistics
 from sb3_pg_ext.diagnostics.critics import exact_critic
-from sb3_pg_ext.diagnostics.estimates import at_another_policy, one_iteration, one_update
-from sb3_pg_ext.diagnostics.laboratory import Job, jobs, measure, model_on
+from sb3_pg_ext.diagnostics.estimates import (
+    at_another_policy,
+    one_iteration,
+    one_update,
+    with_exact_slope,
+    with_exact_value,
+)
+from sb3_pg_ext.diagnostics.laboratory import Job, asked_for, jobs, measure, model_on
 from sb3_pg_ext.diagnostics.names import TESTBED_NAMES
 from sb3_pg_ext.diagnostics.records import from_json, to_json
 from sb3_pg_ext.diagnostics.statistics import deviation, direction_deviation, towards_the_limit
 from sb3_pg_ext.diagnostics.targets import TARGETS
-from sb3_pg_ext.diagnostics.testbeds import Net, RegulatorBed, actor_parameters, testbed
+from sb3_pg_ext.diagnostics.testbeds import Net, RegulatorBed, actor_parameters, net_of, testbed
 from sb3_pg_ext.envs import oracles
-from sb3_pg_ext.experiments import gradient_report
+from sb3_pg_ext.experiments import gradient_report, variance_figure
 from sb3_pg_ext.experiments.cli import main
+from sb3_pg_ext.experiments.variance_figure import comparable, scatter
 from sb3_pg_ext.functional import returns as R
 from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim
 
@@ -41,7 +49,7 @@ PLAIN = GradientClaim("plain", {"baseline": "mean", "discount_states": True})
 USUAL = {"target": "gradient_undiscounted_states", "mean_over": "steps"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = th.get_num_threads()
     th.set_num_threads(1)
@@ -67,7 +75,8 @@ def found(cls: type, claim: GradientClaim, bed: str, samples: tuple[int, ...] = 
 
 
 def test_our_algorithms_make_claims():
-    assert {"a2c", "es", "fdpg", "ispg", "npg", "ppo_penalty", "qac", "reinforce", "rwr"} <= set(claims())
+    assert {"a2c", "es", "fdpg", "ispg", "mbpg", "npg", "ppo_penalty", "qac", "reinforce", "rwr"} <= set(claims())
+    assert {"svg0", "svg1", "svg_inf"} <= set(claims())
     assert len(claims()["reinforce"].claims) >= 13
 
 
@@ -166,6 +175,86 @@ def test_a_mistake_of_a_search_is_refuted(cls, key, which):
     measured = found(cls, claim, "search", (16, 64), 40)
     assert measured.refuted
     assert measured.verdict == "points backwards" or claim.holds != "direction"
+
+
+class Backward:
+    """The gradient with the wrong sign."""
+
+    def descend(self, **losses: th.Tensor) -> Any:
+        return super().descend(**{name: -loss for name, loss in losses.items()})  # type: ignore[misc]
+
+    def step(self: Any, *args: Any, **gradients: Any) -> Any:
+        if "actor" in gradients:
+            parts = [-part for part in gradients["actor"].parts]
+            gradients["actor"] = gradients["actor"]._replace(parts=parts)
+        return super().step(*args, **gradients)  # type: ignore[misc]
+
+
+class Undiscounted:
+    """Rewards and values count in full."""
+
+    def imagined(self: Any, *args: Any, **options: Any) -> Any:
+        gamma, self.gamma = self.gamma, 1.0
+        found = super().imagined(*args, **options)  # type: ignore[misc]
+        self.gamma = gamma
+        return found
+
+
+class OneStep:
+    """No gradient goes back through the state that an action has led to."""
+
+    def imagined(self: Any, *args: Any, **options: Any) -> Any:
+        known, step = self.world.known_dynamics, self.world.known_dynamics.step
+        known.step = lambda state, action, noise: step(state.detach(), action, noise)
+        found = super().imagined(*args, **options)  # type: ignore[misc]
+        known.step = step
+        return found
+
+
+class Unweighted:
+    """Replayed actions count in full, whoever has chosen them."""
+
+    def step(self: Any, batch: Any) -> None:
+        with th.no_grad():
+            batch["log_probs"] = self.pathwise.log_prob(batch["states"], batch["actions"])
+        super().step(batch)  # type: ignore[misc]
+
+
+class ForgetsZ:
+    """The derivative of an action by log sigma is taken for sigma."""
+
+    def _create_aliases(self: Any) -> None:
+        super()._create_aliases()  # type: ignore[misc]
+        pull = self.actor.head.pull
+        self.actor.head.pull = lambda y, z, *others: pull(y, th.ones_like(z), *others)
+
+
+class UnscaledSlope:
+    """The slope of Q in the code is taken for that in the action, which is half the action range away."""
+
+    def _create_aliases(self: Any) -> None:
+        super()._create_aliases()  # type: ignore[misc]
+        pull = self.actor.head.pull
+        self.actor.head.pull = lambda *others: [part / 10 for part in pull(*others)]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "key", "which"),
+    [
+        *((Backward, key, 0) for key in ("svg0", "svg1", "svg_inf", "mbpg")),
+        *((Backward, key, 1) for key in ("svg0", "svg1")),
+        *((Undiscounted, key, 0) for key in ("svg1", "svg_inf", "mbpg")),
+        *((OneStep, key, 0) for key in ("svg_inf", "mbpg")),
+        (Unweighted, "svg1", 1),
+        *((mistake, "svg0", which) for mistake in (ForgetsZ, UnscaledSlope) for which in range(2)),
+    ],
+)
+def test_a_mistake_of_a_pathwise_gradient_is_refuted(mistake, key, which):
+    spec = registry.get(key)
+    wrong = type(mistake.__name__, (mistake, spec.cls), {})
+    about: Any = spec.claims[which], testbed("lqr"), (64,), 200 if mistake is Unweighted else 60, 0, 20
+    assert measure(key, dataclasses.replace(spec, cls=wrong, claims=()), *about).refuted
+    assert measure(key, spec, *about).agrees, "the same without the mistake"
 
 
 def test_searches_do_not_estimate_the_gradient_itself():
@@ -333,6 +422,76 @@ def test_the_exact_critic_is_that_of_the_oracles(bed, models):
         th.testing.assert_close(critic.every_action(obs).detach(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def svg0():
+    spec = registry.get("svg0")
+    return model_on(testbed("lqr"), spec, spec.claims[0], 8, 0)
+
+
+def test_actions_in_other_units_are_the_same_policy(svg0, models):
+    """Codes in [-1, 1] stand for actions in [-10, 10]: the same law, and the same gradient in the latter's units."""
+    here = testbed("lqr")
+    ours, theirs = net_of(svg0.policy), net_of(models["lqr"].policy)
+    for one, other in zip(here.law(ours), here.law(theirs), strict=True):
+        th.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    scaled = TARGETS["gradient"](here, svg0)
+    th.testing.assert_close(scaled / ours.units, TARGETS["gradient"](here, models["lqr"]), rtol=1e-5, atol=1e-6)
+    assert set(ours.units.tolist()) == {1.0, 10.0}
+    assert (theirs.units == 1).all()
+    # Not only in name: what the policy does is that law.
+    states = th.randn(1, 2).expand(4000, 2)
+    actions = svg0._to_env(svg0.policy._predict(states).detach().numpy())
+    law = here.law(theirs).detach()
+    mean = -states[0].double() @ law.K.T + law.bias
+    error = actions.std(0) / math.sqrt(4000)
+    assert (abs(actions.mean(0) - mean.numpy()) < 4 * error).all()
+    assert actions.std(0) == pytest.approx(law.std.numpy(), rel=0.05)
+
+
+def test_exact_values_find_the_time_from_the_state():
+    spec = registry.get("svg1")
+    here = testbed("lqr")
+    model = model_on(here, spec, spec.claims[0], 8, 0)
+    with_exact_value(here, model)
+    law, columns = here.law(net_of(model.policy)).detach(), model.transitions.columns
+    order = th.randperm(8 * here.horizon)
+    found = model.target.value(columns["next_states"][order] + 1e-6)
+    for state, value, place in zip(columns["next_states"][order], found, order.tolist(), strict=True):
+        expected = oracles.lqr_state_value(here.problem, *law[:2], state[None], law.bias, t=place // 8 + 1)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
+
+
+def test_exact_slopes_are_those_of_the_oracle(svg0):
+    here = testbed("lqr")
+    with_exact_slope(here, svg0)
+    law = here.law(net_of(svg0.policy)).detach()
+    obs = th.from_numpy(svg0.replay_buffer.observations).flatten(0, 1)
+    codes = 0.1 * th.randn(len(obs), 2)
+    value, slope = svg0.gradients.value_and_slope(obs, codes)
+    u = (10 * codes.double()).requires_grad_()
+    each = [
+        oracles.lqr_action_value(here.problem, *law[:2], obs[b, None], u[b, None], law.bias, t=b // 8)
+        for b in range(len(obs))
+    ]
+    exact = th.cat(each).mean()
+    (expected,) = th.autograd.grad(-exact, u)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    th.testing.assert_close(slope, 10 * expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_claim_gets_what_the_testbed_knows():
+    known = testbed("lqr").known(16)
+    found = asked_for({"horizon": "testbed:horizon", "dynamics": "testbed:dynamics", "starts": "first"}, known)
+    assert found == {"horizon": 4, "dynamics": known["dynamics"], "starts": "first"}
+    assert (known["episodes"], known["steps"]) == (16, 64)
+    states = th.randn(5, 2)
+    assert known["termination"](states, states, states).tolist() == [0.0] * 5
+    with pytest.raises(
+        ValueError, match="dynamics='testbed:dynamics': this testbed knows 'horizon', 'episodes', 'steps'"
+    ):
+        asked_for({"dynamics": "testbed:dynamics"}, testbed("garnet").known(16))
+
+
 # Statistics
 
 
@@ -486,6 +645,50 @@ def test_markdown_has_every_number(some):
     assert wrong.verdict == "off by 9.0 s.e."
 
 
+def test_the_variance_of_one_episode_does_not_depend_on_how_many_there_are():
+    """M times the variance of a mean of M, in units of the target; and its interval is that of a sample variance."""
+    reinforce = found(REINFORCE, PLAIN, "garnet", (16, 64), 400)
+    few, many = (scatter(reinforce, size) for size in reinforce.sizes)
+    assert few.value == pytest.approx(many.value, rel=0.15)
+    assert few.low < few.value < few.high
+    size, generator = reinforce.sizes[0], th.Generator().manual_seed(0)
+    target = th.tensor([3.0, 4.0], dtype=th.float64)
+    cloud = target + th.randn(1000, 400, 2, dtype=th.float64, generator=generator)
+    sizes = [laboratory._at_size(each, target, size.episodes, 1, 0.0, None) for each in cloud]
+    points = [scatter(dataclasses.replace(reinforce, target_length=2.0, gradient_length=2.5), one) for one in sizes]
+    exact = size.episodes * 2 / 25
+    assert sum(point.low <= exact <= point.high for point in points) / len(points) == pytest.approx(0.95, abs=0.025)
+    assert sizes[0].variance == pytest.approx(cloud[0].var(0).sum().item())
+
+
+def test_only_like_is_compared_with_like(some):
+    """Unbiased estimators of one vector, on the testbed with both kinds, the noisiest first."""
+    both = {key: registry.get(key) for key in ("mbpg", "svg0")}
+    mixed = [*some, *(job() for job in jobs(both, ["lqr"], (4, 52), 30))]
+    panels = comparable(mixed)
+    assert {target: [one.algorithm for one in panel].count("svg0") for target, panel in panels.items()} == {
+        "gradient": 0,
+        "gradient_undiscounted_states": 2,
+    }
+    assert {one.testbed for panel in panels.values() for one in panel} == {"lqr"}
+    assert {one.claim.kind for one in panels["gradient"]} == {"score_function", "pathwise"}
+    assert not any(one.claim.name.startswith(("off-policy", "linear")) for panel in panels.values() for one in panel)
+    assert all(one.claim.target == target for target, panel in panels.items() for one in panel)
+    noise = [scatter(one, one.sizes[-1]).value for one in panels["gradient"]]
+    assert noise == sorted(noise, reverse=True)
+    assert comparable(some) == {}
+
+
+def test_the_variances_are_drawn(some, tmp_path):
+    pytest.importorskip("matplotlib")
+    mbpg = {"mbpg": registry.get("mbpg")}
+    mixed = [*some, *(job() for job in jobs(mbpg, ["lqr"], (4, 52), 30))]
+    files, _ = gradient_report.write(mixed, tmp_path, "a command")
+    assert files[-1] == tmp_path / "variance.png"
+    assert files[-1].read_bytes().startswith(b"\x89PNG")
+    assert "](variance.png)" in (tmp_path / "gradlab.md").read_text()
+
+
 SMALL = ["--samples", "4", "64", "--repeats", "30", "--testbed", "bandit", "-P", "1"]
 
 
@@ -562,6 +765,31 @@ def test_the_page_is_about_the_claims_that_there_are():
     assert {size.repeats for one in measured for size in one.sizes} == {laboratory.REPEATS}
 
 
+def test_the_numbers_in_the_text_are_those_of_the_data():
+    measured, _ = from_json((ROOT / "docs" / "gradlab" / "gradlab.json").read_text())
+    estimators = {(one.algorithm, one.claim.name) for one in measured}
+    assert f"measures {len(estimators)} estimators" in (ROOT / "README.md").read_text()
+    text = " ".join((ROOT / "docs" / "gradients.md").read_text().split())
+    of = {(one.algorithm, one.claim.name): scatter(one, one.sizes[-1]) for one in measured if one.testbed == "lqr"}
+    panels = comparable(measured)
+    kinds = {
+        kind: [one for p in panels.values() for one in p if one.claim.kind == kind] for kind in variance_figure.KINDS
+    }
+    score, pathwise = ([of[one.algorithm, one.claim.name] for one in kinds[kind]] for kind in variance_figure.KINDS)
+    assert "every pathwise estimator scatters less than every score-function one" in text
+    assert max(one.high for one in pathwise) < min(one.low for one in score)
+    assert "SVG(0) has less than a quarter of the variance of QAC" in text
+    assert of["svg0", "exact Q, on policy"].value < of["qac", "exact Q, usual"].value / 4
+    for words, at in (
+        ("about 7,500 for plain REINFORCE", ("reinforce", "to-go, none")),
+        ("1,600 with its best baseline", ("reinforce", "to-go, optimal")),
+        ("320 for SVG(∞)", ("svg_inf", "known equations")),
+    ):
+        assert words in text
+        number = float(re.search(r"[\d,]+", words)[0].replace(",", ""))
+        assert 100 * of[at].value == pytest.approx(number, rel=0.1)
+
+
 # Plug-ins
 
 
@@ -597,6 +825,8 @@ def test_a_claim_must_make_sense():
         GradientClaim("x", holds="often")
     with pytest.raises(ValueError, match="mean_over='hours'"):
         GradientClaim("x", mean_over="hours")
+    with pytest.raises(ValueError, match="kind='guess'"):
+        GradientClaim("x", kind="guess")
     with pytest.raises(ValueError, match="action_spaces"):
         GradientClaim("x", action_spaces=("Bax",))
     with pytest.raises(ValueError, match=r"'x' of REINFORCE sets \['baselin'\]"):

@@ -147,6 +147,7 @@ _SMOOTHED: dict[str, Any] = {
     "target": "smoothed_gradient",
     "bias": "it is the gradient of the mean return of normally perturbed parameters",
     "estimate": "one_iteration",
+    "kind": "perturbation",
 }
 
 SPEC = AlgorithmSpec(

@@ -160,7 +160,9 @@ SPEC = AlgorithmSpec(
         "normalize_observations": Choice(False, True),
     },
     claims=(
-        GradientClaim("central", {"normalization": "none", "delta": 0.01}, estimate="one_iteration"),
+        GradientClaim(
+            "central", {"normalization": "none", "delta": 0.01}, estimate="one_iteration", kind="perturbation"
+        ),
         *(
             GradientClaim(
                 f"{differences}, wide",
@@ -169,6 +171,7 @@ SPEC = AlgorithmSpec(
                 holds="limit",
                 bias="it is the gradient of the mean return of normally perturbed parameters",
                 estimate="one_iteration",
+                kind="perturbation",
             )
             for differences in ("central", "forward")
         ),

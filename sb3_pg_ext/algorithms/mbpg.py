@@ -22,7 +22,7 @@ from sb3_pg_ext.bases.options import check_choice, check_count, check_number
 from sb3_pg_ext.bases.world_model import Columns
 from sb3_pg_ext.functional.imagine import Imagined
 from sb3_pg_ext.rollout.episodes import Rollout
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 Bootstrap = Literal["value"]
 Starts = Literal["visited", "first"]
@@ -128,4 +128,19 @@ SPEC = AlgorithmSpec(
         "model_learning_rate": Float(3e-4, 1e-2, log=True),
         "policy_kwargs.net_arch": Choice([], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim(
+            "known equations",
+            {
+                "dynamics": "testbed:dynamics",
+                "termination_fn": "testbed:termination",
+                "horizon": "testbed:horizon",
+                "batch_size": "testbed:episodes",
+                "starts": "first",
+                "bootstrap": None,
+                "gradient_steps": 1,
+            },
+            kind="pathwise",
+        ),
+    ),
 )

@@ -24,7 +24,7 @@ from sb3_pg_ext.nets.ensemble_critics import EnsembleCritic
 from sb3_pg_ext.nets.pathwise_gradients import Gradients, gradients_of
 from sb3_pg_ext.nets.reparametrised import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_pg_ext.rollout.replay import Minibatch, Window, latest
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 Data = Literal["replay", "on_policy"]
 
@@ -155,7 +155,7 @@ def _fresh(model: SVG0, gradient_steps: int, batch_size: int) -> Iterator[Miniba
 
 def _one_step(model: SVG0, batch: Minibatch, next_values: Tensor) -> Tensor:
     """r + gamma (1 - terminal) Q'(s', a'), (B,); with n-step returns the same n steps later."""
-    return batch.rewards + batch.discounts * next_values
+    return th.addcmul(batch.rewards, batch.discounts, next_values)
 
 
 def _td_lambda(model: SVG0, batch: Minibatch, next_values: Tensor) -> Tensor:
@@ -191,4 +191,23 @@ SPEC = AlgorithmSpec(
         "policy_kwargs.std_init": Float(0.1, 1.0, log=True),
         "policy_kwargs.net_arch": Choice([64, 64], [256, 256], [400, 300]),
     },
+    claims=tuple(
+        GradientClaim(
+            f"exact Q, {data}",
+            {
+                "data": data.replace(" ", "_"),
+                "learning_starts": 0,
+                "train_freq": "testbed:horizon",
+                "batch_size": "testbed:steps",
+                "policy_kwargs": {"squash_output": False, "std": "shared", "n_critics": 1},
+            },
+            target="gradient_undiscounted_states",
+            bias="steps are not weighed by gamma^t, the usual practice",
+            mean_over="steps",
+            estimate="with_exact_slope",
+            action_spaces=("Box",),
+            kind="pathwise",
+        )
+        for data in ("replay", "on policy")
+    ),
 )

@@ -9,6 +9,7 @@ The model f only carries the gradient: the next state at which V is differentiat
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Unpack
 
 import torch as th
@@ -20,7 +21,7 @@ from sb3_pg_ext.bases.model_based import ModelBasedBase, ModelBasedOptions
 from sb3_pg_ext.bases.options import check_count, check_number
 from sb3_pg_ext.bases.world_model import Columns
 from sb3_pg_ext.rollout.episodes import Rollout
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 
 class SVG1(ModelBasedBase):
@@ -99,6 +100,12 @@ class SVG1(ModelBasedBase):
         return imagined.returns
 
 
+_KNOWN = {
+    "dynamics": "testbed:dynamics",
+    "termination_fn": "testbed:termination",
+    "batch_size": "testbed:steps",
+}
+
 SPEC = AlgorithmSpec(
     SVG1,
     family="model_based",
@@ -122,4 +129,24 @@ SPEC = AlgorithmSpec(
         "model_learning_rate": Float(3e-4, 1e-2, log=True),
         "policy_kwargs.net_arch": Choice([], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim(
+            "exact V",
+            {**_KNOWN, "gradient_steps": 1},
+            target="gradient_undiscounted_states",
+            bias="steps are not weighed by gamma^t, the usual practice",
+            mean_over="steps",
+            estimate="with_exact_value",
+            kind="pathwise",
+        ),
+        GradientClaim(
+            "exact V, replayed",
+            {**_KNOWN, "gradient_steps": 2, "max_ratio": math.inf},
+            target="gradient_at_old_states",
+            bias="states and returns stay those of the policy that acted",
+            mean_over="steps",
+            estimate="at_another_policy_with_exact_value",
+            kind="pathwise",
+        ),
+    ),
 )

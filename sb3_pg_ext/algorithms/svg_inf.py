@@ -22,7 +22,7 @@ from sb3_pg_ext.bases.model_based import ModelBasedBase, ModelBasedOptions
 from sb3_pg_ext.bases.options import check_count
 from sb3_pg_ext.bases.world_model import Columns
 from sb3_pg_ext.rollout.episodes import Rollout
-from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, Int, OneMinus
+from sb3_pg_ext.spec import AlgorithmSpec, Choice, Float, GradientClaim, Int, OneMinus
 
 
 class Segments(NamedTuple):
@@ -143,4 +143,11 @@ SPEC = AlgorithmSpec(
         "model_learning_rate": Float(3e-4, 1e-2, log=True),
         "policy_kwargs.net_arch": Choice([], [64, 64], [256, 256]),
     },
+    claims=(
+        GradientClaim(
+            "known equations",
+            {"dynamics": "testbed:dynamics", "termination_fn": "testbed:termination"},
+            kind="pathwise",
+        ),
+    ),
 )

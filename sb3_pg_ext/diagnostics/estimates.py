@@ -8,6 +8,7 @@ user, in the same float32.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch as th
 from torch import Tensor, nn
 
-from sb3_pg_ext.diagnostics.critics import exact_critic
+from sb3_pg_ext.diagnostics.critics import ExactQuadratic, ExactSlope, as_recorded, exact_critic
 from sb3_pg_ext.diagnostics.targets import SHIFT
 from sb3_pg_ext.diagnostics.testbeds import Testbed, actor_parameters
 
@@ -66,6 +67,37 @@ def with_exact_critic(bed: Testbed, model: Any) -> Tensor:
     return one_update(bed, model)
 
 
+def with_exact_slope(bed: Testbed, model: Any) -> Tensor:
+    """The step of one update in which the actor follows the slope of the exact Q_t(s, a) in its action."""
+    if not isinstance(model.gradients, ExactSlope):
+        buffer = model.replay_buffer
+        when = as_recorded(lambda: th.from_numpy(buffer.observations).flatten(0, 1), buffer.n_envs)
+        model.gradients = ExactSlope(model, exact_critic(bed, model.policy, when))
+    return one_update(bed, model)
+
+
+def with_exact_value(bed: Testbed, model: Any) -> Tensor:
+    """The step of one update that continues by the exact V_t(s)."""
+    _continue_exactly(bed, model, 0.0)
+    return one_update(bed, model)
+
+
+def at_another_policy_with_exact_value(bed: Testbed, model: Any) -> Tensor:
+    """As :func:`at_another_policy`, of updates that continue by the exact V_t(s) of the policy that acted."""
+    _continue_exactly(bed, model, SHIFT)
+    return at_another_policy(bed, model)
+
+
+def _continue_exactly(bed: Testbed, model: Any, shift: float) -> None:
+    """Let the target be the V_t of the policy ``shift`` away; a state is met one step after the one it comes from."""
+    if isinstance(model.target, ExactQuadratic):
+        return
+    when = as_recorded(lambda: model.transitions.columns["next_states"], model.n_envs)
+    bed.place(model.policy, shift)
+    model.target = exact_critic(bed, model.policy, lambda states: when(states) + 1)
+    bed.place(model.policy)
+
+
 def one_iteration(bed: Testbed, model: Any) -> Tensor:
     """The step that the mean of a search in parameter space takes in one iteration."""
     before = deepcopy(model.search.state_dict())
@@ -80,7 +112,10 @@ def one_iteration(bed: Testbed, model: Any) -> Tensor:
 
 
 def _learn(model: Any) -> None:
-    model.learn(1, reset_num_timesteps=False, log_interval=None)
+    with warnings.catch_warnings():
+        # Episodes end by their length here, which no function of the state foresees; imagined ones are as long.
+        warnings.filterwarnings("ignore", "termination_fn is off")
+        model.learn(1, reset_num_timesteps=False, log_interval=None)
 
 
 def _values(policy: nn.Module) -> list[Tensor]:
@@ -97,5 +132,14 @@ def _taken_back(policy: nn.Module, before: list[Tensor]) -> Tensor:
 
 
 ESTIMATES: dict[str, Callable[[Testbed, Any], Tensor]] = {
-    function.__name__: function for function in (one_update, at_another_policy, with_exact_critic, one_iteration)
+    function.__name__: function
+    for function in (
+        one_update,
+        at_another_policy,
+        with_exact_critic,
+        with_exact_slope,
+        with_exact_value,
+        at_another_policy_with_exact_value,
+        one_iteration,
+    )
 }

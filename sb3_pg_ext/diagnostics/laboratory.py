@@ -28,8 +28,11 @@ from sb3_pg_ext.diagnostics.estimates import ESTIMATES, Steps
 from sb3_pg_ext.diagnostics.names import MIN_EPISODES, MIN_REPEATS, REPEATS, SAMPLES, TESTBED_NAMES
 from sb3_pg_ext.diagnostics.statistics import Deviation, deviation, direction_deviation, towards_the_limit
 from sb3_pg_ext.diagnostics.targets import TARGETS, gradient
-from sb3_pg_ext.diagnostics.testbeds import Testbed, testbed
+from sb3_pg_ext.diagnostics.testbeds import Testbed, net_of, testbed
 from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim, Holds, constructor_parameters
+
+#: How an option of a claim asks for what the testbed knows under the name that follows.
+FROM_TESTBED = "testbed:"
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,11 @@ class AtSize:
     :param episodes: M; of searches in parameter space, as many candidates with one episode each
     :param repeats: K
     :param variance: of one estimate, summed over its components
+    :param variance_error: its standard error
     :param cosine: of the angle between an estimate and the target, mean
     :param rmse: root of the mean squared distance of an estimate from the target, as a share of the target's length
     :param steps: env steps that an estimate takes
-    :param seconds: that an estimate takes, collection and update
+    :param seconds: of CPU time that an estimate takes, collection and update
     :param deviation: of their mean from the target; None where the claim says nothing of a finite M, or where M K
         episodes are too few to tell
     """
@@ -50,6 +54,7 @@ class AtSize:
     episodes: int
     repeats: int
     variance: float
+    variance_error: float
     cosine: float
     rmse: float
     steps: int
@@ -67,6 +72,7 @@ class Measurement:
     :param n_parameters: P
     :param target_cosine: of the angle between the target and grad J
     :param target_length: of the target, as a multiple of that of grad J
+    :param gradient_length: of grad J
     :param sizes: one for each number of episodes
     :param limit: deviation in the limit of many episodes, for claims of a limit or of a direction
     """
@@ -77,6 +83,7 @@ class Measurement:
     n_parameters: int
     target_cosine: float
     target_length: float
+    gradient_length: float
     sizes: tuple[AtSize, ...]
     limit: Deviation | None
 
@@ -205,12 +212,15 @@ def measure(
     seconds: list[float] = []
     for n_episodes in samples:
         model = model_on(bed, spec, claim, n_episodes, seed_of(seed, algorithm, claim.name, bed.name, n_episodes))
-        begin = time.perf_counter()
+        begin = time.process_time()
         clouds.append(th.stack([estimate(bed, model) for _ in range(repeats)]))
-        seconds.append((time.perf_counter() - begin) / repeats)
+        seconds.append((time.process_time() - begin) / repeats)
     if claim.mean_over == "steps":
         clouds = [cloud * bed.horizon for cloud in clouds]
-    target, true = named(claim.target, TARGETS, "target")(bed, model).detach(), gradient(bed, model).detach()
+    units = net_of(model.policy).units
+    clouds = [cloud / units for cloud in clouds]
+    target = named(claim.target, TARGETS, "target")(bed, model).detach() / units
+    true = gradient(bed, model).detach() / units
     judged = [m for m in samples if claim.holds == "mean" and (m * repeats >= MIN_EPISODES or m == samples[-1])]
     return Measurement(
         algorithm,
@@ -219,6 +229,7 @@ def measure(
         n_parameters=len(target),
         target_cosine=th.cosine_similarity(target, true, dim=0).item(),
         target_length=(target.norm() / true.norm()).item(),
+        gradient_length=true.norm().item(),
         sizes=tuple(
             _at_size(cloud, target, m, m * bed.horizon, s, n_comparisons if m in judged else None)
             for cloud, m, s in zip(clouds, samples, seconds, strict=True)
@@ -230,10 +241,12 @@ def measure(
 def _at_size(
     cloud: Tensor, target: Tensor, n_episodes: int, steps: int, seconds: float, n_comparisons: int | None
 ) -> AtSize:
+    scatter = (cloud - cloud.mean(0)).square().sum(1) * (len(cloud) / (len(cloud) - 1))
     return AtSize(
         episodes=n_episodes,
         repeats=len(cloud),
-        variance=cloud.var(0).sum().item(),
+        variance=scatter.mean().item(),
+        variance_error=scatter.std().item() / math.sqrt(len(cloud)),
         cosine=th.cosine_similarity(cloud, target[None]).mean().item(),
         rmse=((cloud - target).square().sum(1).mean().sqrt() / target.norm()).item(),
         steps=steps,
@@ -259,6 +272,7 @@ def model_on(bed: Testbed, spec: AlgorithmSpec, claim: GradientClaim, n_episodes
     plain: dict[str, Any] = {
         "learning_rate": 1.0,
         "n_steps": bed.horizon,
+        "buffer_size": n_episodes * bed.horizon,  # nothing but the episodes of this update is replayed
         "n_episodes": n_episodes,
         "population_size": n_episodes,
         "gamma": bed.problem.gamma,
@@ -267,12 +281,29 @@ def model_on(bed: Testbed, spec: AlgorithmSpec, claim: GradientClaim, n_episodes
         "max_grad_norm": math.inf,
     }
     arguments, _ = constructor_parameters(spec.cls)
-    options = {name: value for name, value in plain.items() if name in arguments} | dict(claim.options)
-    env, policy_kwargs = bed.vec_env(n_episodes), bed.policy_kwargs(Steps)
+    own = asked_for(claim.options, bed.known(n_episodes))
+    policy_kwargs = bed.policy_kwargs(Steps) | own.pop("policy_kwargs", {})
+    options = {name: value for name, value in plain.items() if name in arguments} | own
+    env = bed.vec_env(n_episodes)
     model = spec.cls(spec.policies[0], env, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **options)
     bed.place(model.policy)
     model.set_logger(Logger(None, []))
     return model
+
+
+def asked_for(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """``options``, with what a testbed knows in the place of every ``"testbed:<name>"``.
+
+    :raises ValueError: it knows nothing of that name
+    """
+    found = dict(options)
+    for option, value in options.items():
+        if isinstance(value, str) and value.startswith(FROM_TESTBED):
+            name = value.removeprefix(FROM_TESTBED)
+            if name not in known:
+                raise ValueError(f"{option}={value!r}: this testbed knows {', '.join(map(repr, known))}")
+            found[option] = known[name]
+    return found
 
 
 def seed_of(seed: int, *names: object) -> int:

@@ -36,7 +36,8 @@ def _measurement(row: dict[str, Any]) -> Measurement:
         "sizes": tuple(sizes),
         "limit": _deviation(row["limit"]),
     }
-    own = {name: row[name] for name in ("algorithm", "testbed", "n_parameters", "target_cosine", "target_length")}
+    plain = ("algorithm", "testbed", "n_parameters", "target_cosine", "target_length", "gradient_length")
+    own = {name: row[name] for name in plain}
     return Measurement(**own, **derived)
 
 

@@ -39,7 +39,10 @@ from sb3_pg_ext.spec import AlgorithmSpec, GradientClaim
 
 
 class Net:
-    """The actor and the critic of an SB3 MLP policy as functions in float64, with the actor's parameters."""
+    """The actor and the critic of an SB3 MLP policy as functions in float64, with the actor's parameters.
+
+    :param policy: it is copied
+    """
 
     def __init__(self, policy: Any):
         # A distribution keeps the graph of its last call, which cannot be copied and is not needed.
@@ -59,7 +62,13 @@ class Net:
 
     @property
     def log_std(self) -> Tensor:
+        """Of the actions, (A,)."""
         return self.policy.log_std
+
+    @property
+    def units(self) -> Tensor:
+        """By how much actions change, in the environment's units, with one unit of each parameter, (P,)."""
+        return th.ones(sum(parameter.numel() for parameter in self.parameters), dtype=th.float64)
 
     def gradient(self, scalar: Tensor) -> Tensor:
         """d scalar / d theta of the actor's parameters, (P,)."""
@@ -71,13 +80,61 @@ class Net:
         return th.stack([self.gradient(output) for output in outputs.flatten()])
 
 
+class ScaledNet(Net):
+    """The same of an actor apart from its critics, whose actions are codes in [-1, 1]: u = centre + half code."""
+
+    def __init__(self, policy: Any):
+        super().__init__(policy)
+        self.half = _float64(half_range(policy))
+        self.centre = _float64(policy.action_space.low) + self.half
+
+    def actor(self, obs: Any) -> Tensor:
+        return self.centre + self.half * self.policy.actor.net(_float64(obs))
+
+    @property
+    def log_std(self) -> Tensor:
+        return self.policy.actor.head.log_std + self.half.log()
+
+    @property
+    def units(self) -> Tensor:
+        last = self.policy.actor.last_layer
+        by_row = {id(last.weight): self.half[:, None], id(last.bias): self.half}
+        one = th.ones(1, dtype=th.float64)
+        return th.cat([by_row.get(id(p), one).expand(p.shape).flatten() for p in self.parameters])
+
+
+def net_of(policy: Any) -> Net:
+    """The nets of a policy, whichever kind it is."""
+    return ScaledNet(policy) if is_scaled(policy) else Net(policy)
+
+
+def is_scaled(policy: Any) -> bool:
+    """Whether the policy is an actor apart from its critics, whose actions are codes in [-1, 1]."""
+    return hasattr(policy, "actor")
+
+
+def half_range(policy: Any) -> Any:
+    """Half the width of the action space, (A,)."""
+    return (policy.action_space.high - policy.action_space.low) / 2
+
+
 def _float64(obs: Any) -> Tensor:
     return th.as_tensor(obs, dtype=th.float64)
 
 
-def actor_parameters(policy: nn.Module) -> list[nn.Parameter]:
-    """Everything in an SB3 policy that is not the critic's, in the policy's order."""
+def actor_parameters(policy: Any) -> list[nn.Parameter]:
+    """Everything in a policy that is not the critic's, in the policy's order."""
+    if is_scaled(policy):
+        return list(policy.actor.parameters())
     return [parameter for name, parameter in policy.named_parameters() if "value" not in name]
+
+
+#: Parameters of an actor that is apart from its critics, and what they are called in a ``centre``.
+ALIASES = {
+    "actor.net.0.weight": "action_net.weight",
+    "actor.net.0.bias": "action_net.bias",
+    "actor.head.log_std": "log_std",
+}
 
 
 class Gaussian(NamedTuple):
@@ -126,6 +183,13 @@ class Testbed:
         """``n_envs`` copies of the problem."""
         raise NotImplementedError
 
+    def known(self, n_episodes: int) -> dict[str, Any]:
+        """What a claim may ask for in its options, as ``"testbed:<name>"``.
+
+        :param n_episodes: M
+        """
+        return {"horizon": self.horizon, "episodes": n_episodes, "steps": n_episodes * self.horizon}
+
     def policy_kwargs(self, optimizer_class: type) -> dict[str, Any]:
         """Of the policy that is placed here.
 
@@ -133,7 +197,7 @@ class Testbed:
         """
         return {"net_arch": self.net_arch, "optimizer_class": optimizer_class, "optimizer_kwargs": {}}
 
-    def place(self, policy: nn.Module, shift: float = 0.0) -> None:
+    def place(self, policy: Any, shift: float = 0.0) -> None:
         """Give every parameter its value.
 
         :param shift: how far from there, in units of ``spread``, in a fixed random direction
@@ -141,7 +205,7 @@ class Testbed:
         generator = th.Generator().manual_seed(1)
         for name, parameter in policy.named_parameters():
             here, there = th.randn(2, *parameter.shape, generator=generator, dtype=th.float64)
-            centre = th.as_tensor(self.centre.get(name, 0.0), dtype=th.float64).expand(parameter.shape)
+            centre = th.as_tensor(self.centre.get(ALIASES.get(name, name), 0.0), dtype=th.float64)
             parameter.data.copy_(centre + self.spread * (here + shift * there))
 
     def law(self, net: Net) -> Any:
@@ -222,6 +286,18 @@ class RegulatorBed(Testbed):
     def vec_env(self, n_envs: int) -> VecEnv:
         return as_vec_env(LQRVectorEnv(n_envs, **self._arguments))
 
+    def known(self, n_episodes: int) -> dict[str, Any]:
+        return super().known(n_episodes) | {"dynamics": self.problem, "termination": never}
+
+    def place(self, policy: Any, shift: float = 0.0) -> None:
+        super().place(policy, shift)
+        if is_scaled(policy):  # so that the same u ~ N(-K x + bias, std^2) is placed here as for any other policy
+            with th.no_grad():
+                last, half = policy.actor.last_layer, th.as_tensor(half_range(policy))
+                last.weight.div_(half[:, None])
+                last.bias.div_(half)
+                policy.actor.head.log_std.sub_(half.log())
+
     @property
     def _arguments(self) -> dict[str, Any]:
         return {"preset": None, **{name: getattr(self.problem, name) for name in LQR.__dataclass_fields__}}
@@ -280,6 +356,11 @@ class RegulatorBed(Testbed):
             noise_cost=(a["R"].diagonal() * law.std**2).sum(),
             start=spread @ spread.T + th.outer(mean, mean),
         )
+
+
+def never(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
+    """The probability that a step ends an episode that ends by its length alone, (B,)."""
+    return states.new_zeros(len(states))
 
 
 class SearchBed(RegulatorBed):

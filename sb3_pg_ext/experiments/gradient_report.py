@@ -12,8 +12,13 @@ from sb3_pg_ext.diagnostics.laboratory import AtSize, Measurement
 from sb3_pg_ext.diagnostics.records import to_json
 from sb3_pg_ext.diagnostics.statistics import FALSE_ALARM
 from sb3_pg_ext.experiments.report import markdown_table
+from sb3_pg_ext.experiments.variance_figure import draw_variances
 
-JSON, MARKDOWN, FIGURE = "gradlab.json", "gradlab.md", "gradlab.png"
+JSON, MARKDOWN, FIGURE, VARIANCES = "gradlab.json", "gradlab.md", "gradlab.png", "variance.png"
+CAPTIONS = {
+    FIGURE: "Bias and error of every estimator",
+    VARIANCES: "Variance of score-function and pathwise estimators",
+}
 HEADER = (
     "algorithm",
     "estimator",
@@ -128,7 +133,7 @@ def _biases(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def write(measurements: Sequence[Measurement], folder: Path, command: str) -> tuple[list[Path], list[str]]:
-    """Write json, Markdown and figure.
+    """Write json, Markdown and figures.
 
     :return: what was written, and what the reader should know besides
     """
@@ -138,10 +143,11 @@ def write(measurements: Sequence[Measurement], folder: Path, command: str) -> tu
     try:
         draw(measurements, folder / FIGURE)
         files.append(folder / FIGURE)
+        files += [folder / VARIANCES] if draw_variances(measurements, folder / VARIANCES) else []
     except ModuleNotFoundError:
-        notes.append('The figure needs matplotlib: pip install "sb3_pg_ext[report]".')
-    picture = [f"![Bias and error of every estimator]({FIGURE})\n"] if len(files) == 3 else []
-    text = "\n".join(["# Gradient laboratory\n", markdown(measurements), *picture, f"```sh\n{command}\n```\n"])
+        notes.append('The figures need matplotlib: pip install "sb3_pg_ext[report]".')
+    pictures = [f"![{CAPTIONS[file.name]}]({file.name})\n" for file in files[2:]]
+    text = "\n".join(["# Gradient laboratory\n", markdown(measurements), *pictures, f"```sh\n{command}\n```\n"])
     with atomic_write(files[1]) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return files, notes
