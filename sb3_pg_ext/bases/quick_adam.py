@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch as th
@@ -19,33 +20,35 @@ class Stepper:
 
     def __init__(self, optimizer: th.optim.Optimizer):
         self.optimizer = optimizer
+        self.state: Any = None
+        self.parameters: list[Tensor] = []
         self.counters = th.zeros(0)
-        self.columns: dict[str, list[Tensor]] = {"step": []}
+        self.columns: dict[str, list[Tensor]] = {}
 
+    @th.no_grad()
     def __call__(self) -> None:
         group = self.optimizer.param_groups[0]
-        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-        if not self._is_simple(group) or not all(self.optimizer.state.get(p) for p in parameters):
+        gradients = [parameter.grad for parameter in group["params"]]
+        if not self._is_simple(group) or not self._has_state(group["params"], gradients):
             self.optimizer.step()  # whose first call makes the state
             return
-        self._look_for_state(parameters)
+        beta1, beta2 = group["betas"]
         self.counters.add_(1)
-        with th.no_grad():
-            th._fused_adam_(
-                parameters,
-                [parameter.grad for parameter in parameters],
-                self.columns["exp_avg"],
-                self.columns["exp_avg_sq"],
-                [],
-                self.columns["step"],
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=group["maximize"],
-            )
+        th._fused_adam_(
+            self.parameters,
+            [gradient for gradient in gradients if gradient is not None],
+            self.columns["exp_avg"],
+            self.columns["exp_avg_sq"],
+            [],
+            self.columns["step"],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
 
     def _is_simple(self, group: dict[str, Any]) -> bool:
         optimizer = self.optimizer
@@ -54,13 +57,24 @@ class Stepper:
         adam = type(optimizer) is th.optim.Adam and group["fused"] and isinstance(group["lr"], float)
         return adam and not extras and group["params"][0].device.type == "cpu"
 
-    def _look_for_state(self, parameters: list[Tensor]) -> None:
-        """Collect the state anew, unless every counter is the one that was put there."""
-        states = [self.optimizer.state[parameter] for parameter in parameters]
-        ours = self.columns["step"]
-        if len(ours) == len(states) and all(s["step"] is c for s, c in zip(states, ours, strict=True)):
-            return
-        self.counters = th.stack([state["step"] for state in states])
+    def _has_state(self, parameters: list[Tensor], gradients: list[Tensor | None]) -> bool:
+        """Whether all that have a gradient have a state; it is collected anew unless it is that of the last time."""
+        moved = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+        if self._is_known(moved):
+            return True
+        known = self.optimizer.state
+        states = [known[parameter] for parameter in moved if known.get(parameter)]
+        if not moved or len(states) < len(moved):
+            return False
+        self.state, self.parameters, self.counters = known, moved, th.stack([state["step"] for state in states])
         for state, counter in zip(states, self.counters.unbind(), strict=True):
             state["step"] = counter
         self.columns = {name: [state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq")}
+        return True
+
+    def _is_known(self, moved: list[Tensor]) -> bool:
+        """Loading puts another object in the place of the whole state; clearing it takes the first counter away."""
+        same = self.state is self.optimizer.state and len(moved) == len(self.parameters)
+        if not same or not all(map(operator.is_, moved, self.parameters)):
+            return False
+        return bool(moved) and self.state.get(moved[0], {}).get("step") is self.columns["step"][0]

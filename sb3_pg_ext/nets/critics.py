@@ -106,7 +106,7 @@ class StateActionCritic(Critic):
         leading = actions.shape[:-1] if action_shape else actions.shape  # the entries of an action stand in one row
         coded = preprocess_obs(actions.reshape(-1, *action_shape), self.action_space, normalize_images=False)
         assert isinstance(coded, Tensor)
-        inputs = th.cat([features.repeat(len(coded) // len(features), 1), coded.flatten(1)], dim=1)
+        inputs = th.cat([features.repeat(len(coded) // len(features), 1), coded.reshape(len(coded), -1)], dim=1)
         return self.q_net(inputs).reshape(leading)
 
 

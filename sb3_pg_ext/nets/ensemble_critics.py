@@ -113,6 +113,8 @@ class EnsembleCritic(BaseModel):
     @property
     def dtype(self) -> th.dtype:
         """Of the parameters."""
+        if self.quick is not None:
+            return self.quick.dtype
         last: Any = self.q_net[-1]
         return cast(th.dtype, last.weight.dtype)
 

@@ -30,8 +30,8 @@ def _pull_tanh(cotangent: Tensor, y: Tensor) -> None:
 
 ACTIVATIONS = {nn.ReLU: Activation(th.relu_, _pull_relu), nn.Tanh: Activation(th.tanh_, _pull_tanh)}
 LINEAR = (nn.Linear, EnsembleLinear)
-#: Pieces of memory that a net keeps; batches of ever new sizes begin afresh.
-MOST_SCRATCH = 64
+#: Sizes of batches for which a net keeps memory; ever new ones begin afresh.
+MOST_PLANS = 8
 
 
 def can_be_fused(layers: Iterable[nn.Module]) -> bool:
@@ -43,6 +43,25 @@ def can_be_fused(layers: Iterable[nn.Module]) -> bool:
             return False
         after_linear = linear
     return all(parameter.requires_grad for layer in layers for parameter in layer.parameters())
+
+
+class Step(NamedTuple):
+    """One layer of a :class:`FusedMlp` for one size of batch; every tensor in it is a view or memory of its own.
+
+    :param bias: (O,), or (E, 1, O)
+    :param weight: from inputs to outputs, (I, O), or (E, I, O)
+    :param back: from outputs to inputs, (O, I), or (E, O, I)
+    :param activation: after the layer, or None
+    :param out: (B, O), or (E, B, O); None in the last layer, whose outputs belong to the caller
+    :param to_inputs: cotangent of the inputs, (B, I), or (E, B, I)
+    """
+
+    bias: Tensor
+    weight: Tensor
+    back: Tensor
+    activation: Activation | None
+    out: Tensor | None
+    to_inputs: Tensor
 
 
 class FusedMlp:
@@ -64,7 +83,17 @@ class FusedMlp:
             else:
                 self.activations[-1] = ACTIVATIONS[type(layer)]
         self.stacked = self.parameters[0].dim() == 3
-        self.scratch: dict[tuple[Any, ...], Tensor] = {}
+        self.plans: dict[tuple[Any, ...], list[Step]] = {}
+        functions: Any = (th.baddbmm, th.bmm) if self.stacked else (th.addmm, th.mm)
+        self.affine, self.product = functions
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "plans": {}}  # which are about the places of these parameters, not of those of a copy
+
+    @property
+    def dtype(self) -> th.dtype:
+        """Of the parameters."""
+        return self.parameters[0].dtype
 
     def __call__(self, x: Tensor, n: int | None = None) -> list[Tensor]:
         """What goes into each layer, and what comes out of the last one.
@@ -72,15 +101,13 @@ class FusedMlp:
         :param x: (B, I)
         :param n: the first so many members of an ensemble; None asks them all
         """
-        kept = [x]
-        for i, activation in enumerate(self.activations):
-            weight, bias = self._layer(i, n)
-            shape = (*weight.shape[:-2], x.shape[0], bias.shape[-1])
-            out = self._memory("y", i, shape, x) if i < len(self.activations) - 1 else x.new_empty(shape)
-            if self.stacked:
-                th.baddbmm(bias, kept[-1].expand(weight.shape[0], -1, -1), weight, out=out)
+        plan = self._plan(x.shape[0], n)
+        kept = [x.expand(plan[0].weight.shape[0], -1, -1) if self.stacked else x]
+        for bias, weight, _, activation, memory, _ in plan:
+            if memory is None:
+                out = self.affine(bias, kept[-1], weight)
             else:
-                th.addmm(bias, kept[-1], weight.t(), out=out)
+                out = self.affine(bias, kept[-1], weight, out=memory)
             if activation is not None:
                 activation.apply(out)
             kept.append(out)
@@ -92,45 +119,47 @@ class FusedMlp:
         :param kept: as the last call has given it, of all members
         :param cotangent: of the outputs, in their shape; spoilt afterwards
         """
-        for i in reversed(range(len(self.activations))):
-            self._pull_activation(i, cotangent, kept[i + 1])
-            weight_gradient, bias_gradient = gradients[2 * i : 2 * i + 2]
+        plan = self._plan(cotangent.shape[-2], None)
+        for i in reversed(range(len(plan))):
+            step, (weight_gradient, bias_gradient) = plan[i], gradients[2 * i : 2 * i + 2]
+            if step.activation is not None:
+                step.activation.pull(cotangent, kept[i + 1])
             th.sum(cotangent, -2, keepdim=self.stacked, out=bias_gradient)
             if self.stacked:
-                x = kept[i].expand(weight_gradient.shape[0], -1, -1)
-                th.bmm(x.transpose(1, 2), cotangent, out=weight_gradient)
+                th.bmm(kept[i].mT, cotangent, out=weight_gradient)
             else:
                 th.mm(cotangent.t(), kept[i], out=weight_gradient)
             if i:
-                cotangent = self._pull_layer(i, cotangent, None)
+                cotangent = self.product(cotangent, step.back, out=step.to_inputs)
 
     def pull_inputs(self, kept: list[Tensor], cotangent: Tensor, n: int | None = None) -> Tensor:
         """The cotangent of the inputs, (B, I), summed over the members asked. Arguments as before."""
-        for i in reversed(range(len(self.activations))):
-            self._pull_activation(i, cotangent, kept[i + 1])
-            cotangent = self._pull_layer(i, cotangent, n)
-        return cotangent.sum(0) if self.stacked else cotangent
+        for step, y in zip(reversed(self._plan(cotangent.shape[-2], n)), reversed(kept), strict=False):
+            if step.activation is not None:
+                step.activation.pull(cotangent, y)
+            cotangent = self.product(cotangent, step.back, out=step.to_inputs)
+        if not self.stacked:
+            return cotangent
+        return cotangent.sum(0) if cotangent.shape[0] > 1 else cotangent[0]
 
-    def _layer(self, i: int, n: int | None) -> Sequence[Tensor]:
-        layer = self.parameters[2 * i : 2 * i + 2]
-        return layer if n is None or n == layer[0].shape[0] else [parameter[:n] for parameter in layer]
+    def _plan(self, batch_size: int, n: int | None) -> list[Step]:
+        """The steps for a size of batch, found again as long as the parameters stay where they are."""
+        places = tuple([parameter.data_ptr() for parameter in self.parameters])
+        key = (batch_size, n, th.is_inference_mode_enabled(), self.dtype, places)
+        plan = self.plans.get(key)
+        if plan is None:
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
+            plan = self.plans[key] = [self._step(i, batch_size, n) for i in range(len(self.activations))]
+        return plan
 
-    def _memory(self, name: str, i: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        key = (name, i, shape, like.dtype, th.is_inference_mode_enabled())
-        memory = self.scratch.get(key)
-        if memory is None or memory.device != like.device:
-            if len(self.scratch) >= MOST_SCRATCH:
-                self.scratch.clear()
-            memory = self.scratch[key] = like.new_empty(shape)
-        return memory
-
-    def _pull_activation(self, i: int, cotangent: Tensor, y: Tensor) -> None:
-        activation = self.activations[i]
-        if activation is not None:
-            activation.pull(cotangent, y)
-
-    def _pull_layer(self, i: int, cotangent: Tensor, n: int | None) -> Tensor:
-        weight, _ = self._layer(i, n)
-        n_inputs = weight.shape[-2] if self.stacked else weight.shape[-1]
-        out = self._memory("dx", i, (*cotangent.shape[:-1], n_inputs), cotangent)
-        return th.bmm(cotangent, weight.transpose(1, 2), out=out) if self.stacked else th.mm(cotangent, weight, out=out)
+    def _step(self, i: int, batch_size: int, n: int | None) -> Step:
+        weight, bias = (parameter.detach() for parameter in self.parameters[2 * i : 2 * i + 2])
+        if self.stacked:
+            weight, bias = weight[:n], bias[:n]
+        else:
+            weight = weight.t()
+        rows = (*weight.shape[:-2], batch_size)
+        out = weight.new_empty(*rows, weight.shape[-1]) if i < len(self.activations) - 1 else None
+        to_inputs = weight.new_empty(*rows, weight.shape[-2])
+        return Step(bias, weight, weight.mT, self.activations[i], out, to_inputs)

@@ -99,7 +99,7 @@ class GaussianHead(Head):
         return actions.tanh() if self.squash else actions
 
     def pull(self, y: Tensor, z: Tensor, codes: Tensor, temperature: float, cotangent: Tensor) -> list[Tensor]:
-        to_mean = cotangent * (1 - codes * codes) if self.squash else cotangent
+        to_mean = th.ops.aten.tanh_backward(cotangent, codes) if self.squash else cotangent
         if self.std == "fixed":
             return [to_mean]
         _, log_std = self.mean_and_log_std(y)

@@ -42,7 +42,7 @@ class PathwisePolicy:
         """Observations (B, ...) -> states (B, S), in the policy's dtype."""
         space, dtype = self.policy.observation_space, next(self.policy.parameters()).dtype
         rows: Any = obs if isinstance(space, spaces.Box) else preprocess_obs(obs, space, normalize_images=False)
-        return rows.to(dtype).flatten(1)
+        return rows.to(dtype).reshape(len(rows), -1)
 
     def distribution(self, states: Tensor) -> Normal:
         """States (B, S) -> N(mu(s), sigma(s)^2) of the actions before squashing, (B, A)."""

@@ -86,7 +86,7 @@ class ClosedForm:
         critic = self.nets[1]
         return critic.inputs(obs, codes) if self.codes_enter else critic.features(obs)
 
-    def _value_and_slope(self, obs: Any, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_slope(self, obs: Any, codes: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of Q_1, and the derivative of its negative in the codes, (B, C)."""
         kept, n = self.q(self._seen(obs, codes), 1), codes.shape[0]
         if not self.codes_enter:
@@ -101,7 +101,7 @@ class ClosedForm:
         y = kept[-1]
         z = head.noise(y)
         codes = head.code(y, z, temperature)
-        value, slope = self._value_and_slope(obs, codes)
+        value, slope = self.value_and_slope(obs, codes)
         loss, entropy = -value, self.nothing
         to_head = head.pull(y, z, codes, temperature, slope)
         if ent_coef:

@@ -82,7 +82,8 @@ class Actor(BasePolicy):
 
     def features(self, obs: Any) -> Tensor:
         """What the net sees, (B, F)."""
-        return features_of(self, obs, self.last_layer.weight.dtype)
+        dtype = self.last_layer.weight.dtype if self.quick is None else self.quick.dtype
+        return features_of(self, obs, dtype)
 
     def outputs(self, obs: Any) -> Tensor:
         """What the head takes, (B, P)."""
