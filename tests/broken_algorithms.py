@@ -3,7 +3,9 @@
 ``test_testing.py`` runs this file and expects each of these tests to fail, and all of them to pass on a sound class.
 """
 
+import json
 import random
+import zipfile
 from collections import deque
 from dataclasses import replace
 from unittest import mock
@@ -11,7 +13,10 @@ from unittest import mock
 import numpy as np
 import torch as th
 from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_pg_ext.algorithms.reinforce import REINFORCE, SPEC
 from sb3_pg_ext.rollout import guards
@@ -405,7 +410,59 @@ class StartsFromTheFirstTotal(REINFORCE):
         return total_timesteps, callback
 
 
+class LoadsAnything(REINFORCE):
+    @classmethod
+    def load(cls, path, env=None, device="auto", trusted=False, **kwargs):
+        return BaseAlgorithm.load.__func__(cls, path, env, device, **kwargs)
+
+
+class KnowsNoRelations(REINFORCE):
+    @classmethod
+    def load(cls, path, *args, **kwargs):
+        with zipfile.ZipFile(f"{path}.zip") as archive:
+            written_by = json.loads(archive.read("sb3_pg_ext.json"))["class"].rpartition(":")[2]
+        if written_by != cls.__qualname__:
+            raise ValueError(f"a {written_by}, not a {cls.__qualname__}")
+        return super().load(path, *args, **kwargs)
+
+
+class TakesEveryWordForYes(REINFORCE):
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)
+
+
+class TakesEveryPolicy(REINFORCE):
+    policy_bases = (object,)
+
+    def _get_policy_from_name(self, policy_name):
+        return OnPolicyAlgorithm._get_policy_from_name(self, policy_name)
+
+
+class FearsLargeObservations(REINFORCE):
+    def update(self, rollout):
+        if rollout.observations.abs().max() > 1e25:
+            raise ValueError("learning_rate too large")
+        super().update(rollout)
+
+
+class TakesEverySpace(REINFORCE):
+    flat_actions = False
+
+    def __init__(self, policy, env, *args, policy_kwargs=None, **kwargs):
+        extractor = {"features_extractor_class": FlattenExtractor}  # with one of one's own, nothing is asked
+        super().__init__(policy, env, *args, policy_kwargs={**extractor, **(policy_kwargs or {})}, **kwargs)
+
+
 CAUGHT = {
+    LoadsAnything: {"test_file_of_another_class_is_refused", "test_mistyped_arguments_of_load_are_refused"},
+    KnowsNoRelations: {"test_subclasses_and_their_parents_load_each_others_files"},
+    TakesEveryWordForYes: {"test_what_is_neither_true_nor_false_is_refused"},
+    TakesEveryPolicy: {
+        "test_what_is_no_policy_of_this_family_is_refused",
+        "test_error_for_a_policy_name_lists_those_that_there_are",
+    },
+    TakesEverySpace: {"test_odd_spaces", "test_policy_for_other_observations_is_refused"},
+    FearsLargeObservations: {"test_observations_beyond_all_bounds_spoil_nothing"},
     IgnoresCallbacks: {
         "test_any_falsy_answer_stops_at_this_step",
         "test_stops_after_so_many_episodes_in_two_environments",

@@ -799,7 +799,12 @@ def test_stock_loader_reads_our_file_and_we_say_what_it_is(tmp_path):
     assert all(map(torch.equal, tensors(model).values(), tensors(loaded).values()))
     with zipfile.ZipFile(path) as archive:
         identity = json.loads(archive.read("sb3_pg_ext.json"))
-    assert identity == {"class": "stable_baselines3.ppo.ppo:PPO", "key": None, "sb3_pg_ext": "0.1.0"}
+    assert identity == {
+        "class": "stable_baselines3.ppo.ppo:PPO",
+        "parents": ["stable_baselines3.common.on_policy_algorithm:OnPolicyAlgorithm"],
+        "key": None,
+        "sb3_pg_ext": "0.1.0",
+    }
     assert load_model(sb3.PPO, str(path.with_suffix(""))).num_timesteps == 0
 
 
@@ -1020,6 +1025,82 @@ def test_file_of_our_own_algorithm_says_its_key_and_nothing_else_is_loaded(tmp_p
     reinforce("MlpPolicy", Toy(ACTION)).save(tmp_path / "model")
     assert model_file.identify(tmp_path / "model", ["reinforce"], lambda: pytest.fail("no need")) == "reinforce"
     assert type(registry.load(tmp_path / "model")) is reinforce
+
+
+# --- whose file, and who may load it
+
+
+def saved(cls, **kwargs) -> bytes:
+    cls("MlpPolicy", Toy(ACTION), policy_kwargs={"net_arch": [4]}, device="cpu", **kwargs).save(file := io.BytesIO())
+    return file.getvalue()
+
+
+def with_identity(content: bytes, **changes) -> io.BytesIO:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        identity = json.loads(archive.read("sb3_pg_ext.json")) | changes
+    return io.BytesIO(with_members(content, **{"sb3_pg_ext.json": json.dumps(identity).encode()}))
+
+
+@pytest.mark.parametrize(("one", "other"), [("svg1", "mbpg"), ("npg", "ppo_penalty"), ("ispg", "rwr"), ("cem", "es")])
+def test_classes_that_store_the_same_do_not_load_each_other(one, other):
+    one, other = registry.get(one).cls, registry.get(other).cls
+    for writer, reader in ((one, other), (other, one)):
+        content, words = saved(writer), rf"holds a model of {writer.__name__}, not of {reader.__name__}\."
+        with pytest.raises(ModelFileError, match=rf"{words} sb3_pg_ext\.load.*{writer.__name__}\.load"):
+            reader.load(io.BytesIO(content))
+        assert type(registry.load(io.BytesIO(content))) is writer
+
+
+def test_a_class_that_has_moved_is_still_the_same():
+    npg = registry.get("npg").cls
+    content = saved(npg)
+    assert type(npg.load(with_identity(content, **{"class": "old.place:NPG"}))) is npg
+    assert type(npg.load(with_identity(content, **{"class": "old.place:Outer.Mine", "parents": ["a.b:NPG"]}))) is npg
+    for parents in (["a.b:NPGX"], [], None, 3, [None], {"NPG": 1}):
+        with pytest.raises(ModelFileError, match="holds a model of Mine, not of NPG"):
+            npg.load(with_identity(content, **{"class": "old.place:Outer.Mine", "parents": parents}))
+    for nonsense in (None, 3, [], {}):
+        with pytest.raises(ModelFileError, match="not of NPG"):
+            npg.load(with_identity(content, **{"class": nonsense, "parents": []}))
+
+
+def test_what_says_nothing_of_its_class_was_not_written_by_ours(ppo_bytes):
+    with pytest.raises(ModelFileError, match=r"does not say which class wrote it.*no model of NPG.*sb3_pg_ext\.load"):
+        registry.get("npg").cls.load(io.BytesIO(ppo_bytes))
+    assert type(load_model(sb3.PPO, io.BytesIO(ppo_bytes))) is sb3.PPO
+    with pytest.raises(ModelFileError, match="holds a model of NPG, not of PPO"):
+        load_model(sb3.PPO, io.BytesIO(saved(registry.get("npg").cls)))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_mistyped_arguments_are_named_for_every_class(trusted):
+    for key in ("ppo", "ddpg", "sac", "recurrent_ppo"):
+        trained(key).save(file := io.BytesIO())
+        with pytest.raises(TypeError, match=rf"{registry.get(key).cls.__name__}.load.*'gamme'.*'gamma'"):
+            registry.load(file, trusted=trusted, gamme=0.5)
+        assert registry.load(file, trusted=trusted, gamma=0.5).gamma == 0.5
+    assert load_model(sb3.DDPG, io.BytesIO(_bytes("ddpg")), policy_delay=1).policy_delay == 1  # as it is stored
+
+
+def _bytes(key: str) -> bytes:
+    trained(key).save(file := io.BytesIO())
+    return file.getvalue()
+
+
+def test_attributes_that_are_not_in_the_file_may_be_set():
+    buffer = trained("sac").replay_buffer
+    assert load_model(sb3.SAC, io.BytesIO(_bytes("sac")), replay_buffer=buffer).replay_buffer is buffer
+    content = saved(registry.get("cem").cls)
+    with pytest.raises(TypeError, match="common_seeds='no'"):
+        registry.load(io.BytesIO(content), common_seeds="no")
+    assert registry.load(io.BytesIO(content), common_seeds=True).common_seeds is True
+
+
+def test_what_is_trusted_may_be_larger_than_what_is_not(ppo_bytes, monkeypatch):
+    monkeypatch.setattr(model_archive, "MAX_DATA_BYTES", 10)
+    with pytest.raises(ModelFileError, match="10 are allowed"):
+        load_model(sb3.PPO, io.BytesIO(ppo_bytes))
+    assert load_model(sb3.PPO, io.BytesIO(ppo_bytes), trusted=True).num_timesteps == 8
 
 
 # --- normalisation statistics

@@ -90,6 +90,23 @@ def test_a_fused_net_has_the_gradients_of_autograd(n_members: int | None, activa
                 th.testing.assert_close(fused.pull_inputs(first, cotangent[:1].clone(), 1), of_first)
 
 
+def test_a_fused_net_sees_parameters_wherever_they_are() -> None:
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), th.randn(5, 3)
+    fused = FusedMlp(net)
+    copied_net, copied = copy.deepcopy((net, fused))
+    with th.no_grad():
+        for change in (lambda p: p.add_(1), lambda p: setattr(p, "data", p.data + 1), lambda p: setattr(p, "data", -p)):
+            for parameter in net.parameters():
+                th.testing.assert_close(fused(x)[-1], net(x))
+                change(parameter)
+            th.testing.assert_close(fused(x)[-1], net(x))
+        th.testing.assert_close(copied(x)[-1], copied_net(x))
+        for size in range(2, 30):
+            th.testing.assert_close(fused(th.ones(size, 3))[-1], net(th.ones(size, 3)))
+        net.double()
+        th.testing.assert_close(fused(x.double())[-1], net(x.double()))
+
+
 @pytest.mark.parametrize(
     "layers",
     [[nn.GELU()], [nn.Linear(2, 2), nn.ELU()], [nn.Linear(2, 2, bias=False)], [nn.Linear(2, 2), nn.ReLU(), nn.Tanh()]],
@@ -109,9 +126,9 @@ def test_frozen_layers_are_not_fused() -> None:
 # --- steps and targets
 
 
-@pytest.mark.parametrize("reload", [False, True])
-def test_the_quick_step_of_adam_is_the_step_of_adam(reload: bool) -> None:
-    nets = [nn.Linear(3, 2) for _ in range(2)]
+@pytest.mark.parametrize("event", [None, "reload", "clear", "one without gradient"])
+def test_the_quick_step_of_adam_is_the_step_of_adam(event: str | None) -> None:
+    nets = [nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
     optimizers = [th.optim.Adam(net.parameters(), lr=0.1, weight_decay=0.01, fused=True) for net in nets]
     steps = [optimizers[0].step, Stepper(optimizers[1])]
@@ -120,9 +137,14 @@ def test_the_quick_step_of_adam_is_the_step_of_adam(reload: bool) -> None:
         for net, step in zip(nets, steps, strict=True):
             net.zero_grad()
             net(x).square().sum().backward()
+            if event == "one without gradient" and i in (2, 3):  # another one each time
+                list(net.parameters())[i - 1].grad = None
             step()
-        if reload and i == 3:
+        if event == "reload" and i == 3:
             optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+        if event == "clear" and i == 3:
+            for optimizer in optimizers:
+                optimizer.state.clear()
     for ours, theirs in zip(nets[1].parameters(), nets[0].parameters(), strict=True):
         assert th.equal(ours, theirs)
     a, b = (optimizer.state_dict()["state"] for optimizer in optimizers)
@@ -366,6 +388,27 @@ def test_a_replay_file_is_not_executed(tmp_path: Any) -> None:
     assert trusting.replay_buffer.surprise == 3  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [
+        ("observation_space", Echo(observation="matrix")),
+        ("observation_space", Echo(observation=spaces.Box(-2, 1, (3,)))),
+        ("action_space", Echo("Discrete")),
+    ],
+)
+def test_a_replay_buffer_of_other_spaces_is_refused(name: str, env: Echo, trusted: bool, tmp_path: Any) -> None:
+    make(env).learn(20).save_replay_buffer(tmp_path / "buffer")
+    model = make().learn(30)
+    before = model.replay_buffer
+    with pytest.raises(ValueError, match=f"one of {name}=") as error:
+        model.load_replay_buffer(tmp_path / "buffer", trusted=trusted)
+    for space in (getattr(env, name), getattr(model, name)):
+        assert str(space) in str(error.value)
+    assert model.replay_buffer is before
+    model.learn(20, reset_num_timesteps=False)
+
+
 def test_a_damaged_replay_file_is_named(tmp_path: Any) -> None:
     path = tmp_path / "buffer.pkl"
     make().save_replay_buffer(path)
@@ -380,6 +423,26 @@ def test_a_damaged_replay_file_is_named(tmp_path: Any) -> None:
 def test_n_step_models_are_loaded_without_a_warning(tmp_path: Any) -> None:
     make(n_steps=3).learn(30).save(tmp_path / "model")
     assert type(SVG0.load(tmp_path / "model", device="cpu").replay_buffer) is NStepReplayBuffer
+
+
+def test_actions_come_back_from_their_scale() -> None:
+    """Also where the space has but one number."""
+    space = spaces.Box(np.float32([-1, 2, 0.5]), np.float32([3, 2, 1.5]))
+    model = make(Echo(space, reward=1.0))
+    stored = model._from_env(np.float32([[-1, 2, 1.5], [1, 2, 0.75]]))
+    np.testing.assert_array_equal(stored, np.float32([[-1, -1, 1], [0, -1, -0.5]]))
+    np.testing.assert_array_equal(model._to_env(stored), np.float32([[-1, 2, 1.5], [1, 2, 0.75]]))
+    model.learn(40)
+    buffer = model.replay_buffer
+    assert np.isfinite(buffer.actions[: buffer.pos]).all()
+    assert buffer.actions[:8, 0, 1].tolist() == [-1] * 8
+
+
+@pytest.mark.parametrize(("scale", "named"), [(1e30, "observations are as large as"), (1.0, "rewards too large")])
+def test_the_scale_of_the_observations_is_blamed_where_it_is_the_cause(scale: float, named: str) -> None:
+    env = Echo(observation=spaces.Box(-scale, scale, (3,)), scale=1.0 if scale > 1 else 1e30)
+    with pytest.raises(NonFiniteError, match=named):
+        make(env).learn(100)
 
 
 def test_box_actions_never_leave_their_bounds() -> None:

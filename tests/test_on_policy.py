@@ -4,8 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_pg_ext import keys, make
+from sb3_pg_ext import get, keys, make
 from sb3_pg_ext.experiments.cli import main
 
 OWN = [key for key in ("reinforce", "npg", "qac", "ispg", "rwr", "ppo_penalty") if key in keys()]
@@ -51,6 +53,36 @@ def test_schedule_never_sees_progress_below_zero(key: str) -> None:
     model = make(key, Matrix, seed=0, n_steps=16, learning_rate=schedule).learn(50)
     assert model.num_timesteps > 50
     assert min(seen) == 0.0
+
+
+@pytest.mark.parametrize("key", [key for key in OWN if get(key).cls.whole_episodes])
+def test_a_monitor_that_forbids_early_resets_is_named(key: str) -> None:
+    """Slots that are ahead of the others idle, and must be reset in mid-episode."""
+
+    class Uneven(Matrix):
+        def step(self, action):
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, self.t == self.np_random.integers(3, 9) or self.t > 8, False, info
+
+    def model(**kwargs):
+        return make(key, DummyVecEnv([lambda: Monitor(Uneven(), **kwargs)] * 3), n_steps=16, seed=0)
+
+    with pytest.raises(RuntimeError, match="before done") as error:
+        model(allow_early_resets=False).learn(200)
+    assert "resets environments in mid-episode: they need Monitor(env, allow_early_resets=True)" in str(
+        error.value.__notes__
+    )
+    model().learn(200)
+
+
+def test_other_errors_of_a_reset_say_nothing_of_monitors() -> None:
+    class Broken(Matrix):
+        def reset(self, *, seed=None, options=None):
+            raise RuntimeError("stuck")
+
+    with pytest.raises(RuntimeError, match="stuck") as error:
+        make("reinforce", DummyVecEnv([lambda: Monitor(Broken())] * 3)).learn(10)
+    assert "Monitor" not in str(error.value.__notes__)
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_clear_line(tmp_path, capsys) -> None:

@@ -17,6 +17,7 @@ from sb3_pg_ext.bases.options import (
     OnPolicyOptions,
     check_choice,
     check_count,
+    check_flags,
     check_learning_rate,
     check_number,
     full_signature,
@@ -224,3 +225,28 @@ def test_what_is_between_the_bases_is_no_option(name):
     with pytest.raises(TypeError, match=f"no argument '{name}'"):
         REINFORCE("MlpPolicy", gym.make("CartPole-v1"), **{name: None})
     assert name not in inspect.signature(REINFORCE).parameters
+
+
+@pytest.mark.parametrize("value", ["no", "False", None, 0, 1, 1.0, [], th.tensor(True)], ids=repr)
+def test_a_flag_is_true_or_false(value):
+    with pytest.raises(TypeError, match=r"normalize_advantage=.*: True or False is needed") as error:
+        REINFORCE("MlpPolicy", "CartPole-v1", normalize_advantage=value)
+    assert repr(value) in str(error.value)
+
+
+def test_flags_of_every_kind_are_accepted_and_nothing_else_is_looked_at():
+    class Own(REINFORCE):
+        """One flag more."""
+
+        def __init__(self, policy, env, cautious: bool = False, n: "int | bool" = 0, **common: Unpack[OnPolicyOptions]):
+            self.cautious = cautious
+            self.n = n
+            super().__init__(policy, env, **common)
+
+    for flags in ({"use_sde": False}, {"cautious": np.True_}, {"n": 3}, {"verbose": 0}, {"discount_states": True}):
+        check_flags(Own, flags)
+        Own("MlpPolicy", "CartPole-v1", **flags)
+    Own("MlpPolicy", "CartPole-v1", True)
+    for arguments, name in ((("yes",), "cautious"), ((), "use_sde")):
+        with pytest.raises(TypeError, match=f"{name}='yes'"):
+            Own("MlpPolicy", "CartPole-v1", *arguments, **({} if arguments else {"use_sde": "yes"}))

@@ -510,6 +510,7 @@ def test_the_regulator_of_mushroom_is_solved_with_a_learned_model(seed):
 # The user's own knowledge
 
 
+@pytest.mark.filterwarnings("ignore:.* is off by")  # they are not those of the regulator
 def test_functions_of_the_user_take_the_place_of_models():
     model = MBPG(
         "MlpPolicy",

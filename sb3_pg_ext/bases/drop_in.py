@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pg_ext.bases.acceptance import check_policy_class, check_policy_fits, check_row, check_spaces, policy_named
 from sb3_pg_ext.bases.model_file import load_model, save_model
-from sb3_pg_ext.bases.options import full_signature
+from sb3_pg_ext.bases.options import check_flags, full_signature
 from sb3_pg_ext.rollout import guards
 from sb3_pg_ext.rollout.guards import NonFiniteError
 from sb3_pg_ext.rollout.vector_env import as_vec_env
+
+#: Larger observations are to be suspected where a gradient is not finite: losses have their fourth power in them.
+LARGE_OBSERVATION = 1e9
 
 
 class DropIn(BaseAlgorithm):
     """Atomic saving, loading without executing the file, native vector envs, a generator of its own, early errors."""
 
+    #: What a policy class must be derived from; if empty, from one of those in ``policy_aliases``.
+    policy_bases: ClassVar[tuple[type[BasePolicy], ...]] = ()
+    #: Whether ``MultiDiscrete`` and ``MultiBinary`` actions must stand in one row.
+    flat_actions: ClassVar[bool] = True
     rng: np.random.Generator
     _rng_state: dict[str, Any] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Before anything is built: what shall be true or false must be."""
+        check_flags(cls, dict(zip(inspect.signature(cls).parameters, args, strict=False)) | kwargs)
+        return super().__new__(cls)
+
+    def __init__(self, policy: Any, *args: Any, **kwargs: Any):
+        check_policy_class(policy, self.policy_bases or self.policy_aliases.values(), self.policy_aliases)
+        super().__init__(policy, *args, **kwargs)
+        if self.env is not None:
+            check_policy_fits(self.policy_class, self.policy_aliases, self.policy_kwargs, self.observation_space)
+            if self.flat_actions:
+                check_row("action", self.action_space)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -38,9 +60,11 @@ class DropIn(BaseAlgorithm):
         elif not isinstance(env, VecEnv):
             env = as_vec_env(env)
         env = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        _check_starts_at_zero("action", env.action_space)
-        _check_starts_at_zero("observation", env.observation_space)
+        check_spaces(env.observation_space, env.action_space)
         return env
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        return policy_named(type(self).__name__, policy_name, self.policy_aliases)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed python, numpy, torch, the action space, the env's next reset, and the exploration noise."""
@@ -85,6 +109,8 @@ class DropIn(BaseAlgorithm):
         :param kwargs: ``custom_objects``, ``print_system_info``, ``force_reset``, ``allow`` (further classes that the
             file may hold), and attributes to replace
         :raises UnsafeModelError: the file holds something that is not on the list of harmless classes
+        :raises ModelFileError: the file is damaged, or holds a model of another class
+        :raises TypeError: one of ``kwargs`` is neither an argument nor an attribute
         """
         return load_model(cls, path, env, device, *args, trusted=trusted, **kwargs)
 
@@ -138,9 +164,18 @@ class DropIn(BaseAlgorithm):
             raise NonFiniteError(
                 f"The gradient of the {name} loss (value {loss.item():g}) has norm {norm} in update "
                 f"{self._n_updates + 1}, after {self.num_timesteps} steps. "
-                "The parameters are those before this update. "
-                "Usual causes: learning_rate too large, or rewards too large for float32."
+                f"The parameters are those before this update. {self._suspicion()}"
             )
+
+    def _suspicion(self) -> str:
+        """What most likely is the cause of numbers beyond float32."""
+        largest = guards.largest(self._last_obs)
+        if largest > LARGE_OBSERVATION:
+            return (
+                f"The observations are as large as {largest:.3g}, too large for float32 to compute with: "
+                "scale them, for example by VecNormalize."
+            )
+        return "Usual causes: learning_rate too large, or rewards too large for float32."
 
     def predict(
         self,
@@ -159,17 +194,6 @@ class DropIn(BaseAlgorithm):
         """
         guards.check_input(observation)
         return super().predict(observation, state, episode_start, deterministic)
-
-
-def _check_starts_at_zero(kind: str, space: spaces.Space) -> None:
-    """:raises ValueError: a discrete space does not count from 0, as Stable-Baselines3 takes for granted"""
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    for part in parts:
-        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(part.start):
-            raise ValueError(
-                f"{kind}_space={space}: Stable-Baselines3 policies count {kind}s from 0 on; "
-                f"wrap the environment in one that shifts the {kind} by {part.start}"
-            )
 
 
 def check_total_timesteps(value: Any) -> None:

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, polyak_update, update_
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from sb3_pg_ext.bases.given_parts import check_given_parts
 from sb3_pg_ext.bases.on_policy import OnPolicyBase
 from sb3_pg_ext.bases.options import OnPolicyOptions, check_count, check_learning_rate, check_number
 from sb3_pg_ext.bases.world_model import Columns, OfTransition, WorldModel
@@ -48,7 +49,8 @@ class ModelBasedBase(OnPolicyBase):
 
     What the model does not know is learned from the last ``buffer_size`` transitions, after every rollout. The user
     may give any part of it. Functions get tensors: observations (B, S) as the policy sees them, and actions (B, A) as
-    the environment does. They are not saved with the model: give them to ``load`` again to train on.
+    the environment does. They are not saved with the model: give them to ``load`` again to train on. After the first
+    rollout they are compared with it, and a function that does not agree is a warning.
 
     :param dynamics: an environment with known equations (``sb3_pg_ext.envs.differentiable.DifferentiableEnv``), which
         knows its rewards as well, or a function of (observation, action) to the next observation; None learns it
@@ -74,6 +76,7 @@ class ModelBasedBase(OnPolicyBase):
     target: PathwisePolicy
     target_policy: Any
     _steps: Any
+    _parts_checked = False
 
     def __init__(
         self,
@@ -224,6 +227,9 @@ class ModelBasedBase(OnPolicyBase):
 
     def update(self, rollout: Rollout) -> None:
         columns = self._transitions_of(self._steps)
+        if not self._parts_checked:
+            check_given_parts(self.world, columns, self._given)
+            self._parts_checked = True
         new = {name: column.flatten(0, 1) for name, column in columns.items()}
         if len(self.transitions):
             self._record_model(self.world.errors_ahead(columns))  # of a model that has not seen these data
@@ -266,7 +272,7 @@ class ModelBasedBase(OnPolicyBase):
         dones = steps.dones[: steps.size]
         first = np.concatenate([self._first, dones[:-1]])
         states = self.pathwise.state(rows(steps.observations_at(slice(None))))
-        actions = rows(steps.actions[: steps.size]).flatten(1)
+        actions = rows(steps.actions[: steps.size]).reshape(-1, len(self.pathwise.low))
         with th.no_grad():
             log_probs = self.pathwise.log_prob(states, actions)
         flat = {
@@ -292,7 +298,7 @@ class ModelBasedBase(OnPolicyBase):
         return [*state_dicts, "world", "transitions", *optimizers, *target], tensors
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["pathwise", "target", "_steps", "model_lr_schedule", "_first"]
+        built = ["pathwise", "target", "_steps", "model_lr_schedule", "_first", "_parts_checked"]
         return [*super()._excluded_save_params(), *built, *HOOKS]
 
 

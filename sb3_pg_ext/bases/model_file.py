@@ -33,7 +33,7 @@ from sb3_pg_ext.bases.model_archive import (
     reason,
     source_of,
 )
-from sb3_pg_ext.bases.model_identity import identify, identity_of
+from sb3_pg_ext.bases.model_identity import check_class, check_replacements, identify, identity_of
 from sb3_pg_ext.bases.safe_names import is_importable, register_safe_class
 from sb3_pg_ext.bases.safe_objects import RefusedError
 from sb3_pg_ext.bases.safe_pickle import SafeReader
@@ -130,19 +130,36 @@ def load_model(
     :param allow: classes and functions of your own that the file may hold
     :param kwargs: attributes to set on the loaded model
     :raises UnsafeModelError: a field needs something that is not on the list of harmless names
-    :raises ModelFileError: the file is damaged, cut short, or no model file
+    :raises ModelFileError: the file is damaged, cut short, no model file, or one of another class
+    :raises TypeError: one of ``kwargs`` is no attribute
     """
     load = BaseAlgorithm.load.__func__  # type: ignore[attr-defined]
-    if trusted:
-        return load(cls, path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
     source = source_of(path)
-    own = [policy for policy in cls.policy_aliases.values() if is_importable(policy)]
     with opened(path) as file:  # once: what is checked is what is loaded, whatever happens to the name meanwhile
-        fields = _decode(read_documents(file, source)[0], source, [*own, *allow], custom_objects)
-        if missing := _WHOLE_MODEL - fields.keys():
-            raise ModelFileError(f"{source} is not a whole model: it has no {', no '.join(sorted(missing))}")
-        check_tensors(file, source)
+        document = _checked_document(cls, file, source, kwargs, trusted)
+        fields = custom_objects
+        if not trusted:
+            own = [policy for policy in cls.policy_aliases.values() if is_importable(policy)]
+            fields = _decode(document, source, [*own, *allow], custom_objects)
+            if missing := _WHOLE_MODEL - fields.keys():
+                raise ModelFileError(f"{source} is not a whole model: it has no {', no '.join(sorted(missing))}")
+            check_tensors(file, source)
         return load(cls, file, env, device, fields, print_system_info, force_reset, **kwargs)
+
+
+def _checked_document(
+    cls: type[BaseAlgorithm], file: Any, source: str, replacements: dict[str, Any], trusted: bool
+) -> dict[str, Any]:
+    """The fields, not yet unpickled, of a file that ``cls`` may load."""
+    try:
+        document, identity = read_documents(file, source)
+    except ModelFileError:
+        if not trusted:
+            raise
+        return {}  # Stable-Baselines3 has fewer demands, and the last word
+    check_class(cls, identity, source)
+    check_replacements(cls, replacements, document)
+    return document
 
 
 def _decode(

@@ -1,4 +1,4 @@
-"""Which algorithm a model file belongs to."""
+"""Which algorithm a model file belongs to, which classes may load it, and what they may replace in it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,81 @@ from typing import Any
 
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 import sb3_pg_ext
 from sb3_pg_ext.bases.model_archive import ModelFileError, ModelPath, opened, read_documents, source_of
+from sb3_pg_ext.bases.options import check_flags, unknown_argument
 from sb3_pg_ext.spec import AlgorithmSpec, constructor_parameters
 
+_LOAD_ANY = "sb3_pg_ext.load(path) finds the class of any model"
 _NOT_STORED = {"self", "policy", "env", "device", "stats_window_size", "_init_setup_model"}
 
 
-def identity_of(cls: type) -> dict[str, str | None]:
+def identity_of(cls: type) -> dict[str, Any]:
     """What ``sb3_pg_ext.json`` says of a model of class ``cls``."""
     package, _, module = cls.__module__.rpartition(".")
     spec = getattr(sys.modules[cls.__module__], "SPEC", None)
     own = package == "sb3_pg_ext.algorithms" and spec is not None and spec.cls is cls
-    return {"class": _name_of(cls), "key": module if own else None, "sb3_pg_ext": sb3_pg_ext.__version__}
+    return {
+        "class": _name_of(cls),
+        "parents": [_name_of(parent) for parent in _algorithms(cls)[1:]],
+        "key": module if own else None,
+        "sb3_pg_ext": sb3_pg_ext.__version__,
+    }
+
+
+def _algorithms(cls: type) -> list[type]:
+    """``cls`` and its parents, as far as they are algorithms."""
+    return [c for c in cls.__mro__ if issubclass(c, BaseAlgorithm) and c is not BaseAlgorithm]
 
 
 def _name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def check_class(cls: type[BaseAlgorithm], identity: Mapping[str, Any] | None, source: str) -> None:
+    """A class loads its own files, and those of its parents and children; one that has moved is still the same.
+
+    :param identity: what ``sb3_pg_ext.json`` says; None if the file has none, like those of the classes that save in
+        the stock way
+    :raises ModelFileError: the file is one of another class
+    """
+    if identity is None:
+        if cls.save is not BaseAlgorithm.save:
+            raise ModelFileError(
+                f"{source} does not say which class wrote it, and {cls.__name__} would: it is no model of "
+                f"{cls.__name__}. {_LOAD_ANY}"
+            )
+        return
+    parents = identity.get("parents")
+    written_by = [identity.get("class"), *(parents if isinstance(parents, list) else [])]
+    readable = {_short(_name_of(c)) for c in _algorithms(cls)}
+    if _short(written_by[0]) not in readable and _short(_name_of(cls)) not in map(_short, written_by):
+        raise ModelFileError(
+            f"{source} holds a model of {_short(written_by[0])}, not of {cls.__name__}. {_LOAD_ANY}, and "
+            f"{_short(written_by[0])}.load(path) loads this one."
+        )
+
+
+def _short(name: Any) -> str:
+    """The class's own name in ``module:Outer.Name``."""
+    return str(name).rpartition(":")[2].rpartition(".")[2]
+
+
+def check_replacements(cls: type[BaseAlgorithm], replacements: Mapping[str, Any], stored: Collection[str]) -> None:
+    """What ``load(..., name=value)`` sets must be a constructor argument or an attribute.
+
+    :param stored: names of the attributes in the file
+    :raises TypeError: it is neither; or it is no bool where the constructor wants one
+    """
+    known = [name for name in constructor_parameters(cls)[0] if name != "self"]
+    for name in replacements.keys() - {*known, *stored}:
+        policy = next(iter(cls.policy_aliases.values()), BasePolicy)
+        bare: Any = cls(policy, None, _init_setup_model=False)  # type: ignore[call-arg]
+        if not hasattr(bare, name):
+            raise unknown_argument(f"{cls.__name__}.load", name, known)
+    check_flags(cls, replacements)
 
 
 def identify(path: ModelPath, keys: Collection[str], specs: Callable[[], Mapping[str, AlgorithmSpec]]) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from sb3_pg_ext.bases.drop_in import DropIn, check_total_timesteps
 from sb3_pg_ext.bases.options import check_count, check_learning_rate, check_number, reject_unknown
 from sb3_pg_ext.bases.quick_adam import Stepper
-from sb3_pg_ext.bases.replay_file import load_replay_buffer, save_replay_buffer
+from sb3_pg_ext.bases.replay_file import check_same_spaces, load_replay_buffer, save_replay_buffer
 from sb3_pg_ext.bases.safe_names import is_importable
 from sb3_pg_ext.bases.value_regression import fuse_adam
 from sb3_pg_ext.nets.follower import Follower
@@ -266,7 +266,7 @@ class OffPolicyBase(DropIn, OffPolicyAlgorithm):
         box = isinstance(self.action_space, spaces.Box)
         if self.num_timesteps < learning_starts:
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
-            stored = self.policy.scale_action(actions) if box else actions
+            stored = self._from_env(actions) if box else actions
         else:
             stored = self.explore(self._last_obs)
             if not guards.all_finite(stored):
@@ -285,6 +285,12 @@ class OffPolicyBase(DropIn, OffPolicyAlgorithm):
         space: Any = self.action_space
         actions = self.policy.unscale_action(scaled)
         return np.minimum(np.maximum(actions, space.low), space.high).astype(space.dtype, copy=False)
+
+    def _from_env(self, actions: Array) -> Array:
+        """Actions in the env's units in [-1, 1]; where the space has but one number, -1 stands for it."""
+        space: Any = self.action_space
+        span = np.where(space.high > space.low, space.high - space.low, 1)
+        return (2 * (actions - space.low) / span - 1).astype(space.dtype, copy=False)
 
     def _end_episodes(self, dones: Array, action_noise: ActionNoise | None, log_interval: int | None) -> int:
         """Book the episodes that have just ended; their number."""
@@ -396,13 +402,22 @@ class OffPolicyBase(DropIn, OffPolicyAlgorithm):
 
         :param path: the file, with or without ``.pkl``, or a file object
         :param truncate_last_traj: of a ``HerReplayBuffer``: what follows is another episode
-        :param trusted: unpickle everything, as Stable-Baselines3 does; only for files that you trust
+        :param trusted: unpickle everything, as Stable-Baselines3 does; only for files that you trust. The file of a
+            ``HerReplayBuffer`` needs it: it keeps the infos of all steps, which may hold anything
         :param allow: further classes that the file may hold, beside ``replay_buffer_class``
         :raises UnsafeModelError: the file holds something that is not on the list of harmless names
+        :raises ValueError: the buffer is one of other spaces; the model keeps the one that it has
         """
+        before = self.replay_buffer
         if trusted:
             super().load_replay_buffer(path, truncate_last_traj)
-            return
+        else:
+            self._load_replay_buffer(path, truncate_last_traj, allow)
+        loaded, self.replay_buffer = self.replay_buffer, before
+        check_same_spaces(loaded, self.observation_space, self.action_space)
+        self.replay_buffer = loaded
+
+    def _load_replay_buffer(self, path: Any, truncate_last_traj: bool, allow: Any) -> None:
         known = [ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, HerReplayBuffer, self.replay_buffer_class]
         named = [cls for cls in known if cls is not None and is_importable(cls)]
         self.replay_buffer = load_replay_buffer(path, [*named, *allow])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
@@ -136,7 +137,24 @@ def full_signature(cls: type) -> inspect.Signature:
 def reject_unknown(cls: type, unknown: Iterable[str]) -> None:
     """:raises TypeError: if there is an unknown argument; names the nearest known one"""
     for name in unknown:
-        known = list(inspect.signature(cls).parameters)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise TypeError(f"{cls.__name__}() has no argument {name!r}.{hint} Known: {', '.join(known)}")
+        raise unknown_argument(cls.__name__, name, list(inspect.signature(cls).parameters))
+
+
+def unknown_argument(call: str, name: str, known: list[str]) -> TypeError:
+    """The error for an argument ``name`` of ``call(...)`` that is none of ``known``."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return TypeError(f"{call}() has no argument {name!r}.{hint} Known: {', '.join(known)}")
+
+
+def check_flags(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Every argument that the constructor declares as ``bool`` must be one: any text, ``"no"`` too, would count as yes.
+
+    :param arguments: name -> value
+    :raises TypeError: naming the argument and its value
+    """
+    parameters = constructor_parameters(cls)[0]
+    for name, value in arguments.items():
+        flag = name in parameters and parameters[name].annotation in ("bool", bool)
+        if flag and not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name}={value!r}: True or False is needed")

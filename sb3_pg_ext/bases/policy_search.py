@@ -91,6 +91,8 @@ class PolicySearchBase(DropIn, BaseAlgorithm):
         "MlpPolicy": MlpPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    policy_bases: ClassVar[tuple[type[BasePolicy], ...]] = (BasePolicy,)
+    flat_actions: ClassVar[bool] = False
     search: SearchState
     #: What the candidates of this iteration have got, while :meth:`tell` runs.
     evaluation: Evaluation
@@ -186,6 +188,8 @@ class PolicySearchBase(DropIn, BaseAlgorithm):
         normalized = {"normalize_observations": True} if self.normalize_observations else {}
         policy: Any = self.policy_class(self.observation_space, self.action_space, **self.policy_kwargs, **normalized)
         self.policy = policy.to(self.device)
+        if next(policy.parameters(), None) is None:
+            raise TypeError(f"policy={self.policy_class.__name__}: this Policy has no parameters to search for")
         theta = nn.utils.parameters_to_vector(self.policy.parameters()).detach().cpu().double().numpy()
         if self.zero_policy:
             theta = np.zeros_like(theta)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import open_path
 
@@ -56,3 +57,11 @@ def load_replay_buffer(path: Any, allow: Iterable[Any]) -> ReplayBuffer:
     if not isinstance(buffer, ReplayBuffer):
         raise ModelFileError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
     return buffer
+
+
+def check_same_spaces(buffer: ReplayBuffer, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """:raises ValueError: what is in the buffer comes from other spaces than those of the model"""
+    for name, own in (("observation_space", observation_space), ("action_space", action_space)):
+        its = getattr(buffer, name, None)
+        if its != own:
+            raise ValueError(f"The replay buffer is one of {name}={its}, but that of the model is {own}")

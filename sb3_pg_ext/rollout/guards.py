@@ -86,6 +86,12 @@ def check_input(obs: Any) -> None:
             raise NonFiniteError(f"The {part} given to predict() has {array[bad]} at index {list(bad)}.")
 
 
+def largest(obs: Any) -> float:
+    """The largest absolute value in an observation; 0 without one."""
+    arrays = [np.abs(np.asarray(part, dtype=np.float64)) for _, part in _parts(obs, "") if part is not None]
+    return max((float(array.max(initial=0.0)) for array in arrays), default=0.0)
+
+
 def _parts(obs: Any, name: str) -> list[tuple[str, Any]]:
     return [(f"{name}[{key!r}]", part) for key, part in obs.items()] if isinstance(obs, Mapping) else [(name, obs)]
 
@@ -133,8 +139,20 @@ def explained(error: Exception, call: str, env: VecEnv, num_timesteps: int) -> E
             "reward, terminated, truncated, info): an observation of the space's shape, and an info that is a dict. "
             f"observation_space={env.observation_space}, action_space={env.action_space}."
         )
+    elif call == "reset()" and _refuses_early_resets(env):
+        note += (
+            " This algorithm resets environments in mid-episode: "
+            "they need Monitor(env, allow_early_resets=True), which is the default."
+        )
     error.add_note(note)
     return error
+
+
+def _refuses_early_resets(env: VecEnv) -> bool:
+    try:
+        return not all(env.get_attr("allow_early_resets"))
+    except Exception:
+        return False  # no Monitor, or nothing answers any more
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):

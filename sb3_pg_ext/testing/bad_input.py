@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from sb3_pg_ext.rollout import collector
 from sb3_pg_ext.testing.base import Contract, needs
-from sb3_pg_ext.testing.environments import RESET_FAULTS, Echo, EnvName, Fault, Faulty, several
+from sb3_pg_ext.testing.environments import RESET_FAULTS, Echo, EnvName, Fault, Faulty, encode, several
 from sb3_pg_ext.testing.measures import all_finite, differences, learned
 from sb3_pg_ext.testing.recorders import StopAt
 
@@ -30,6 +30,16 @@ NAMED: dict[Fault, str] = {
     "error": "the motor is stuck",
 }
 NOT_FINITE: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if re.match("-?inf|nan", fault))
+#: Spaces at the edge of what gymnasium allows: which one, and what it is.
+ODD_SPACES: dict[str, tuple[Literal["observation", "action"], spaces.Space[Any]]] = {
+    "scalar observation": ("observation", spaces.Box(-1, 1, ())),
+    "scalar action": ("action", spaces.Box(-1, 1, ())),
+    "action with a constant entry": ("action", spaces.Box(np.array([-1, 2], np.float32), np.array([1, 2], np.float32))),
+    "observation with a matrix of choices": ("observation", spaces.MultiDiscrete(np.array([[3, 2], [2, 4]]))),
+    "action with a matrix of choices": ("action", spaces.MultiDiscrete(np.array([[3, 2], [2, 4]]))),
+    "observation with a matrix of bits": ("observation", spaces.MultiBinary([2, 2])),
+    "action with a matrix of bits": ("action", spaces.MultiBinary([2, 2])),
+}
 
 
 class BadInput(Contract):
@@ -143,6 +153,37 @@ class BadInput(Contract):
         except ValueError as error:
             assert re.search("reward", str(error))  # noqa: PT017
         assert all_finite(model)
+
+    @pytest.mark.parametrize("scale", [1e19, 1e30, 1e38])
+    @needs("guards")
+    def test_observations_beyond_all_bounds_spoil_nothing(self, scale: float) -> None:
+        """And if it cannot go on with them, they are what is blamed."""
+        model = self.make(self.env(observation=spaces.Box(-scale, scale, (3,))))
+        try:
+            self.learn(model)
+        except ValueError as error:
+            assert "observation" in str(error)  # noqa: PT017
+        assert all_finite(model)
+
+    @pytest.mark.filterwarnings("ignore:.*Casting input x to numpy")  # of gymnasium, about scalar actions
+    @pytest.mark.parametrize("name", ODD_SPACES)
+    @needs("guards")
+    def test_odd_spaces(self, name: str) -> None:
+        """Accepted and right, or refused with the space named, before anything is done."""
+        kind, space = ODD_SPACES[name]
+        if kind == "action" and type(space).__name__ not in self.spec.action_spaces:
+            pytest.skip(f"no {type(space).__name__} actions")
+        chosen: dict[str, Any] = {kind: space}
+        env = self.env(**chosen, reward=1.0)
+        try:
+            model = self.make(env)
+        except ValueError as error:
+            assert f"{kind}_space={space}" in str(error)  # noqa: PT017
+            assert env.resets == 0
+        else:
+            self.learn(model)
+            answer, _ = model.predict(encode(env.observation_space, 0.5))
+            assert env.action_space.contains(answer.astype(env.action_space.dtype))
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     @needs("guards")

@@ -139,7 +139,7 @@ class Contract:
 
         :param kwargs: ``length``, ``reward``, ... of the ``Echo``
         """
-        make = partial(Echo, action or self.spec.action_spaces[0], observation, **kwargs)
+        make = partial(Echo, self.spec.action_spaces[0] if action is None else action, observation, **kwargs)
         return make() if n_envs is None else several(make, n_envs, kind)
 
     def arguments(self, observation_space: spaces.Space[Any], **kwargs: Any) -> dict[str, Any]:

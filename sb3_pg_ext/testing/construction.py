@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_pg_ext.spec import ALL_ACTION_SPACES
+from sb3_pg_ext.spec import ALL_ACTION_SPACES, constructor_parameters
 from sb3_pg_ext.testing.base import Contract, needs
 from sb3_pg_ext.testing.environments import ACTION_SPACES, OBSERVATION_SPACES
 from sb3_pg_ext.testing.measures import all_finite, differences, learned
@@ -37,6 +37,13 @@ SENSELESS: dict[str, tuple[Any, ...]] = {
 }
 
 
+class StrangePolicy(BasePolicy):
+    """A policy that belongs to no algorithm."""
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Any:
+        raise NotImplementedError
+
+
 class Construction(Contract):
     """The constructor."""
 
@@ -44,8 +51,12 @@ class Construction(Contract):
         senseless = [(name, value) for name in SENSELESS for value in SENSELESS[name] if name in self.spec.defaults]
         return super().parameters() | {
             "policy_name": list(self.spec.policies),
+            "flag": [name for name, p in self._parameters().items() if p.annotation in ("bool", bool)],
             "senseless": [pytest.param(case, id=f"{case[0]}={case[1]}") for case in senseless],
         }
+
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        return constructor_parameters(self.spec.cls)[0]
 
     def test_signature_is_that_of_stable_baselines3(self) -> None:
         parameters = inspect.signature(self.spec.cls).parameters
@@ -61,6 +72,34 @@ class Construction(Contract):
     def test_unknown_policy_name_is_refused(self) -> None:
         with pytest.raises(ValueError, match="NoSuchPolicy"):
             self.make(policy="NoSuchPolicy")
+
+    @needs("guards")
+    def test_error_for_a_policy_name_lists_those_that_there_are(self) -> None:
+        known = self.spec.policies[0]
+        mistyped = known.replace("Policy", "Polciy")
+        with pytest.raises(ValueError, match=mistyped) as error:
+            self.make(policy=mistyped)
+        assert [
+            name for name in (f"mean {known!r}", *map(repr, self.spec.policies)) if name not in str(error.value)
+        ] == []
+
+    @needs("guards")
+    def test_policy_for_other_observations_is_refused(self, policy_name: str) -> None:
+        space = OBSERVATION_SPACES["vector" if policy_name.startswith(("MultiInput", "Cnn")) else "dict"]
+        with pytest.raises(ValueError, match=policy_name):
+            self.make(self.env(observation=space), policy_name)
+
+    @pytest.mark.parametrize("policy", [None, 5, object, StrangePolicy], ids=str)
+    @needs("guards")
+    def test_what_is_no_policy_of_this_family_is_refused(self, policy: Any) -> None:
+        env = self.env()
+        with pytest.raises((TypeError, ValueError), match=rf"policy=\S*{getattr(policy, '__name__', policy)}.*Policy"):
+            self.spec.cls(policy, env, **self.arguments(env.observation_space))
+
+    @needs("guards")
+    def test_what_is_neither_true_nor_false_is_refused(self, flag: str) -> None:
+        with pytest.raises((TypeError, ValueError), match=f"{flag}='no'"):
+            self.make(**{flag: "no"})
 
     def test_policy_may_be_a_class(self) -> None:
         cls = self.spec.cls.policy_aliases[self.spec.policies[0]]  # type: ignore[attr-defined]

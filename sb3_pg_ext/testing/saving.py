@@ -200,6 +200,37 @@ class Saving(Contract):
         loaded = self.load(tmp_path / "model", **(new if way == "kwargs" else {"custom_objects": new}))
         assert loaded.learning_rate == 0.0123
 
+    @needs("guards")
+    def test_mistyped_arguments_of_load_are_refused(self, tmp_path: Path) -> None:
+        self.make().save(tmp_path / "model")
+        for load in (self.load, registry.load) if self.key else (self.load,):
+            with pytest.raises(TypeError, match=r"'learning_rat'.*'learning_rate'"):
+                load(tmp_path / "model", learning_rat=1e-3)
+
+    @needs("guards")
+    def test_file_of_another_class_is_refused(self, tmp_path: Path) -> None:
+        """Both are named, also if the file is trusted."""
+        cls: Any = self.spec.cls
+        reinforce = registry.get("reinforce").cls
+        other: Any = registry.get("npg").cls if issubclass(cls, reinforce) else reinforce
+        other("MlpPolicy", self.env(), device="cpu").save(tmp_path / "model")
+        for trusted in (False, True):
+            with pytest.raises(ValueError, match=rf"{other.__name__}.*{cls.__name__}.*{other.__name__}\.load"):
+                cls.load(tmp_path / "model", trusted=trusted)
+
+    @needs("guards")
+    def test_subclasses_and_their_parents_load_each_others_files(self, tmp_path: Path) -> None:
+        cls: Any = self.spec.cls
+        child: Any = type("Child", (cls,), {})
+        for saving, loading in ((cls, child), (child, cls), (child, child)):
+            env = self.env()
+            policy = registry.default_policy(self.spec, env.observation_space)
+            model = saving(policy, env, **self.arguments(env.observation_space))
+            model.save(tmp_path / "model")
+            loaded = loading.load(tmp_path / "model", device="cpu")
+            assert type(loaded) is loading
+            assert differences(learned(model), learned(loaded)) == []
+
     def test_other_policy_kwargs_are_refused(self, tmp_path: Path) -> None:
         self.make().save(tmp_path / "model")
         with pytest.raises(ValueError, match=r"policy_kwargs|policy kwargs"):
