@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from sb3_pg_ext import registry
 from sb3_pg_ext.experiments import seeds as S
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.results import Evaluation
-from sb3_pg_ext.experiments.tuning import config_entry, ledger, objective
+from sb3_pg_ext.experiments.tuning import config_entry, journal, ledger, objective
 from sb3_pg_ext.experiments.tuning.choice import Winner, finalists, rounded
 from sb3_pg_ext.experiments.tuning.ledger import Recovery, VoidTrialError, claim, counts
 from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
@@ -204,6 +207,52 @@ def test_storages_by_url(tmp_path):
         open_storage(f"sqlite:///{tmp_path}/text.db")
 
 
+def test_a_line_that_a_killed_process_has_left_unfinished_spoils_nothing(tmp_path):
+    path = tmp_path / "trials.log"
+    study = optuna.create_study(storage=open_storage(f"journal:{path}"), study_name="x")
+    study.tell(study.ask(), 1.0)
+    whole = path.read_bytes()
+    for cut in (1, 10, len(whole.splitlines()[-1])):
+        path.write_bytes(whole + whole.splitlines()[-1][:cut])
+        again = optuna.load_study(storage=open_storage(f"journal:{path}"), study_name="x")
+        again.set_user_attr("cut", cut)
+        again = optuna.load_study(storage=open_storage(f"journal:{path}"), study_name="x")
+        assert again.user_attrs["cut"] == cut
+        assert [trial.value for trial in again.trials] == [1.0]
+    path.write_bytes(b"never a line break" * 1000)
+    journal.drop_unfinished_line(path)
+    assert path.read_bytes() == b""
+
+
+def test_the_lock_of_the_journal_is_exclusive_and_ends_with_its_holder(tmp_path):
+    path = tmp_path / "trials.log"
+    path.touch()
+    code = f"""
+import sys, time
+from sb3_pg_ext.experiments.tuning.journal import KernelLock
+KernelLock({str(path)!r}).acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    lock, got = journal.KernelLock(path), threading.Event()
+
+    def take() -> None:
+        lock.acquire()
+        got.set()
+        lock.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert not got.wait(0.5)
+    holder.kill()
+    assert got.wait(20)
+    thread.join()
+    holder.communicate()
+
+
 def test_passwords_are_not_shown():
     assert without_password("x --storage postgresql://me:se:cret@host:5432/db y") == (
         "x --storage postgresql://me:***@host:5432/db y"
@@ -292,6 +341,15 @@ def test_a_trial_in_place_of_a_lost_one_is_not_too_many(study):
     running(study, DEAD)
     Recovery(study)()
     claim(study, study.ask(), 4)
+
+
+def test_a_lost_trial_is_done_again_although_others_have_taken_its_place(study):
+    """As when Optuna has closed it, and a new trial was begun before anybody enqueued it again."""
+    study.tell(running(study, FAR), state=TrialState.FAIL)
+    study.tell(running(study, ALIVE), 1.0)
+    assert Recovery(study)() == [0]
+    again = study.ask()
+    claim(study, again, 1)
 
 
 def test_a_trial_that_kills_its_workers_is_failed(study):

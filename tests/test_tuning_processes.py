@@ -274,6 +274,15 @@ def test_a_tuning_whose_trials_all_fail_ends_with_the_reason(tmp_path):
     assert len(trials_of(f"journal:{tmp_path}/trials.log", "reinforce_hostile_env:Hostile-v0")) <= 8
 
 
+def test_workers_that_cannot_get_a_trial_end_the_tuning(tmp_path, monkeypatch):
+    plan = plan_tuning("npg", "CartPole-v1", 200)
+    with Tuning(plan, tmp_path) as tuning:
+        tuning.study_name = "nobody made this"
+        with pytest.raises(TuningError, match=r"5 worker processes in a row have ended without a trial: see .*logs"):
+            tuning.run(n_trials=3, jobs=1)
+    assert "Record does not exist" in "".join(log.read_text() for log in (tmp_path / "logs").iterdir())
+
+
 def test_mistakes_show_before_anything_is_stored(tmp_path, capsys):
     for extra, words in [
         (["--sampler", "bayes"], "sampler='bayes': allowed are 'tpe'"),

@@ -2,7 +2,7 @@
 
 * *single*: one run a trial, with a seed of its own; its value is the last evaluation, of 5 episodes; the best trial
   wins. This is what rl_zoo3 does.
-* *several*: three runs a trial with the same seeds for all, the median of their last evaluations of 20 episodes, and a
+* *several*: three runs a trial with the same seeds for all, their last evaluations of 10 episodes summed up by ``--aggregate``, and a
   part of the budget kept for a final choice among the best on fresh seeds. This is what ``sb3-pg tune`` does.
 
 Both prune by the median. The budget is environment steps of training, pruned runs and the final choice included. The
@@ -35,7 +35,7 @@ from sb3_pg_ext.experiments.tuning.objective import objective
 from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
 from sb3_pg_ext.experiments.tuning.samplers import make_pruner, make_sampler
 
-TOP, CHOICE_SEEDS = 3, 4
+TOP, CHOICE_SEEDS = 4, 4
 
 
 class LastEvaluation:
@@ -82,7 +82,7 @@ def single(master: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def several(master: int, args: argparse.Namespace) -> dict[str, Any]:
-    plan = plan_of(args, master, seeds_per_trial=3, episodes=20)
+    plan = plan_of(args, master, seeds_per_trial=3, episodes=10, aggregate=args.aggregate)
     study = search(plan, "median", (args.budget - TOP * CHOICE_SEEDS) * args.steps, False)
     best = finalists(study.trials, TOP)
     fresh = [[score(plan, dict(c.settings), choice_seeds(master, k)) for k in range(CHOICE_SEEDS)] for c in best]
@@ -95,7 +95,7 @@ PROTOCOLS = {"single": single, "several": several}
 def plan_of(args: argparse.Namespace, master: int, **options: Any) -> Plan:
     fixed = {"n_envs": args.n_envs}
     return plan_tuning(
-        args.algo, args.env, args.steps, n_evaluations=5, arguments=fixed, master_seed=1000 + master, **options
+        args.algo, args.env, args.steps, n_evaluations=4, arguments=fixed, master_seed=1000 + master, **options
     )
 
 
@@ -105,7 +105,7 @@ def repetition(job: tuple[str, int, argparse.Namespace]) -> tuple[str, int, dict
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = PROTOCOLS[protocol](master, args)
-    judge = plan_of(args, master, episodes=100)
+    judge = plan_of(args, master, episodes=50)
     # seeds_of is the stream of ordinary studies, which no tuning takes from.
     return protocol, master, settings, [score(judge, settings, seeds_of(7, k)) for k in range(args.judges)]
 
@@ -113,12 +113,13 @@ def repetition(job: tuple[str, int, argparse.Namespace]) -> tuple[str, int, dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--algo", default="a2c")
+    add("--algo", default="reinforce")
     add("--env", default="CartPole-v1")
-    add("--steps", type=int, default=10_000, help="environment steps of a run (10000)")
+    add("--steps", type=int, default=20_000, help="environment steps of a run (20000)")
     add("--n-envs", type=int, default=8)
-    add("--budget", type=int, default=90, help="runs' worth of steps for each protocol (90)")
-    add("--judges", type=int, default=20, help="seeds that judge each winner (20)")
+    add("--aggregate", default="mean", help="of the seeds of a trial: mean, median, iqm or min (mean)")
+    add("--budget", type=int, default=60, help="runs' worth of steps for each protocol (60)")
+    add("--judges", type=int, default=10, help="seeds that judge each winner (10)")
     add("--repetitions", type=int, default=10)
     add("-j", "--jobs", type=int, default=2)
     add("-o", "--output", type=Path, default=Path("results/protocols.json"))

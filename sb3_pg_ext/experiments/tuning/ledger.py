@@ -5,7 +5,8 @@ whose worker has died but do not say what becomes of it. So here a trial carries
 that changes while it lives. A trial is *lost* if its owner is dead or silent. Whoever notices enqueues it anew, as a
 trial *in place of* the lost one, and only then closes the lost one: a kill between the two leaves something to notice.
 If two processes notice at once, there are two trials in place of one; the one with the lower number is carried out, the
-other is *void*. A trial that was begun although there were enough is void as well. Neither void nor lost trials count.
+other is *void*. A new trial that was begun although there are enough is void as well. Neither void nor lost trials
+count.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _why_void(trials: Sequence[FrozenTrial], number: int, n_trials: int | None) 
     twins = [twin for twin in twins if "void" not in trials[twin].user_attrs]
     if twins:
         return f"trial {twins[0]} is the same"
-    if n_trials is not None and sum(map(counts, trials[:number])) >= n_trials:
+    if n_trials is not None and not isinstance(original, int) and sum(map(counts, trials[:number])) >= n_trials:
         return f"there are {n_trials} trials already"
     return None
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
+from sb3_pg_ext.experiments.tuning.journal import journal_storage
 from sb3_pg_ext.experiments.values import SettingError
 
 JOURNAL = "journal:"
 _SECONDS_BETWEEN_HEARTBEATS = 15
-_GRACE = 120
+_GRACE = 600  # longer than the silence of the ledger, which has a lost trial carried out again
 _WAIT_FOR_LOCK = 60.0
 
 
@@ -31,7 +32,7 @@ def open_storage(url: str) -> BaseStorage:
     :raises ModuleNotFoundError: the driver of the database is not installed
     """
     if url.startswith(JOURNAL):
-        return _journal(Path(url.removeprefix(JOURNAL)))
+        return journal_storage(Path(url.removeprefix(JOURNAL)))
     if "://" not in url:
         raise SettingError(f"storage={url!r}: expected journal:PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE")
     if url.startswith("sqlite:///"):
@@ -44,13 +45,6 @@ def close_storage(storage: BaseStorage) -> None:
     if isinstance(storage, optuna.storages.RDBStorage):
         storage.remove_session()
         storage.engine.dispose()
-
-
-def _journal(path: Path) -> BaseStorage:
-    from optuna.storages.journal import JournalFileBackend
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 
 def _database(url: str) -> BaseStorage:

@@ -33,6 +33,7 @@ from sb3_pg_ext.experiments.values import SettingError, merge
 TUNING_FILE, WINNER_FILE = "tuning.json", "winner.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES_IN_A_ROW = 5
+_DEATHS_IN_A_ROW = 5
 
 
 class TuningError(RuntimeError):
@@ -154,6 +155,7 @@ class Tuning:
                 trials = self.study.get_trials(deepcopy=False)
                 watcher.look(trials, n_trials)
                 _check_not_hopeless(trials)
+                workers.check_fruitful(len(trials))
                 if time.monotonic() < end:
                     workers.start(_open_places(trials, n_trials))
                 elif not workers:
@@ -195,6 +197,7 @@ class _Workers:
         self.tuning, self.jobs, self.n_trials = tuning, jobs, n_trials
         self._context = context()
         self._slots: dict[int, BaseProcess] = {}
+        self._deaths = self._n_trials = 0
         (tuning.folder / "logs").mkdir(exist_ok=True)
 
     def __bool__(self) -> bool:
@@ -229,7 +232,18 @@ class _Workers:
                 if process.exitcode:
                     killed.add(process.pid or 0)
                 del self._slots[slot]
+        self._deaths += len(killed)
         return killed
+
+    def check_fruitful(self, n_trials: int) -> None:
+        """
+        :raises TuningError: worker processes die before they have a trial, and would do so for ever
+        """
+        if n_trials > self._n_trials:
+            self._n_trials, self._deaths = n_trials, 0
+        if self._deaths >= _DEATHS_IN_A_ROW:
+            logs = self.tuning.folder / "logs"
+            raise TuningError(f"{self._deaths} worker processes in a row have ended without a trial: see {logs}")
 
     def wait(self, timeout: float) -> None:
         """Until a worker has ended, ``timeout`` seconds at most."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,9 @@ def work(storage: str, study_name: str, proposal: Proposal, slot: int, n_trials:
     write_output_to(Path(log))
     try:
         run_trial(storage, study_name, proposal, slot, n_trials)
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
     finally:
         remove_if_empty(Path(log))
 
