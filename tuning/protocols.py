@@ -2,13 +2,14 @@
 
 * *single*: one run a trial, with a seed of its own; its value is the last evaluation, of 5 episodes; the best trial
   wins. This is what rl_zoo3 does.
-* *several*: three runs a trial with the same seeds for all, their last evaluations of 10 episodes summed up by ``--aggregate``, and a
-  part of the budget kept for a final choice among the best on fresh seeds. This is what ``sb3-pg tune`` does.
+* *several*: three runs a trial with the same seeds for all, their last evaluations of 10 episodes summed up by
+  ``--aggregate``, and a part of the budget kept for a final choice among the best on fresh seeds. This is what
+  ``sb3-pg tune`` does.
 
 Both prune by the median. The budget is environment steps of training, pruned runs and the final choice included. The
 winners are judged on seeds that had no part in either. A repetition is the whole procedure with another master seed.
 
-    python tuning/protocols.py --repetitions 10 -j 2
+    python tuning/protocols.py --repetitions 8 -j 2
 """
 
 from __future__ import annotations
