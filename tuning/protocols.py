@@ -1,15 +1,17 @@
-"""Does it pay to train each trial with several seeds? Two protocols at equal budget, each repeated.
+"""Does it pay to train each trial with several seeds? Protocols at equal budget, each repeated.
 
 * *single*: one run a trial, with a seed of its own; its value is the last evaluation, of 5 episodes; the best trial
   wins. This is what rl_zoo3 does.
-* *several*: three runs a trial with the same seeds for all, their last evaluations of 10 episodes summed up by
-  ``--aggregate``, and a part of the budget kept for a final choice among the best on fresh seeds. This is what
-  ``sb3-pg tune`` does.
+* *choice*: the same, but a part of the budget is kept for a final choice among the best on fresh seeds. This is what
+  ``sb3-pg tune --seeds-per-trial 1`` does.
+* *several*: three runs a trial, the mean of their last evaluations of 10 episodes, and the final choice. This is what
+  ``sb3-pg tune --aggregate mean`` does.
 
-Both prune by the median. The budget is environment steps of training, pruned runs and the final choice included. The
-winners are judged on seeds that had no part in either. A repetition is the whole procedure with another master seed.
+All prune by the median. The budget is environment steps of training, pruned runs and the final choice included. The
+winners are judged on seeds that had no part in either. A repetition is the whole procedure with another master seed;
+*single* and *choice* share their trials as far as the budget of *choice* goes.
 
-    python tuning/protocols.py --repetitions 8 -j 2
+    python tuning/protocols.py --repetitions 10 -j 2
 """
 
 from __future__ import annotations
@@ -56,41 +58,46 @@ def score(plan: Plan, settings: dict[str, Any], seeds: Seeds) -> float:
     return recorder.value
 
 
-def search(plan: Plan, pruner: str, budget: int, seed_of_trial: bool) -> optuna.Study:
+def search(plan: Plan, budget: int, seed_of_trial: bool) -> list[optuna.trial.FrozenTrial]:
     """Trials one after another until ``budget`` environment steps are used up."""
-    study = optuna.create_study(direction="maximize", pruner=make_pruner(pruner, plan))
-    used = 0
-    while used < budget:
+    study = optuna.create_study(direction="maximize", pruner=make_pruner("median", plan))
+    while used(study.trials, plan) < budget:
         number = len(study.trials)
         study.sampler = make_sampler("tpe", plan.master_seed, number, 0, n_startup_trials=10)
         # The runs of a trial take seeds 0, 1, 2 of its plan's master seed.
         mine = replace(plan, master_seed=plan.master_seed * 10_000 + number) if seed_of_trial else plan
         study.optimize(lambda trial, mine=mine: objective(trial, mine), n_trials=1, catch=(Exception,))
-        used += steps_of(study.trials[-1], plan)
-    return study
+    return study.trials
 
 
-def steps_of(trial: optuna.trial.FrozenTrial, plan: Plan) -> int:
-    """Environment steps of a trial; one that failed counts in full."""
-    if trial.state is TrialState.FAIL:
-        return plan.total_steps * plan.seeds_per_trial
-    return max(trial.intermediate_values)
+def used(trials: list[optuna.trial.FrozenTrial], plan: Plan) -> int:
+    """Environment steps of some trials; one that failed counts in full."""
+    whole = plan.total_steps * plan.seeds_per_trial
+    return sum(whole if t.state is TrialState.FAIL else max(t.intermediate_values) for t in trials)
 
 
-def single(master: int, args: argparse.Namespace) -> dict[str, Any]:
-    plan = plan_of(args, master, seeds_per_trial=1, episodes=5)
-    return dict(finalists(search(plan, "median", args.budget * args.steps, True).trials, 1)[0].settings)
+def fresh_choice(trials: list[optuna.trial.FrozenTrial], plan: Plan, master: int) -> dict[str, Any]:
+    """The best of the best trials on fresh seeds."""
+    best = finalists(trials, TOP)
+    scores = [[score(plan, dict(c.settings), choice_seeds(master, k)) for k in range(CHOICE_SEEDS)] for c in best]
+    return dict(best[int(np.argmax(np.mean(scores, axis=1)))].settings)
 
 
-def several(master: int, args: argparse.Namespace) -> dict[str, Any]:
-    plan = plan_of(args, master, seeds_per_trial=3, episodes=10, aggregate=args.aggregate)
-    study = search(plan, "median", (args.budget - TOP * CHOICE_SEEDS) * args.steps, False)
-    best = finalists(study.trials, TOP)
-    fresh = [[score(plan, dict(c.settings), choice_seeds(master, k)) for k in range(CHOICE_SEEDS)] for c in best]
-    return dict(best[int(np.argmax([np.mean(scores) for scores in fresh]))].settings)
-
-
-PROTOCOLS = {"single": single, "several": several}
+def winners(master: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What each protocol finds."""
+    budget, found = args.budget * args.steps, {}
+    search_budget = budget - TOP * CHOICE_SEEDS * args.steps
+    if {"single", "choice"} & set(args.protocols):
+        plan = plan_of(args, master, seeds_per_trial=1, episodes=5)
+        trials = search(plan, budget, seed_of_trial=True)
+        found["single"] = dict(finalists(trials, 1)[0].settings)
+        early = [trials[: n + 1] for n in range(len(trials)) if used(trials[:n], plan) < search_budget][-1]
+        found["choice"] = fresh_choice(early, replace(plan, episodes=20), master)
+    if "several" in args.protocols:
+        plan = plan_of(args, master, seeds_per_trial=3, episodes=10, aggregate="mean")
+        trials = search(plan, search_budget, seed_of_trial=False)
+        found["several"] = fresh_choice(trials, replace(plan, episodes=20), master)
+    return found
 
 
 def plan_of(args: argparse.Namespace, master: int, **options: Any) -> Plan:
@@ -100,15 +107,17 @@ def plan_of(args: argparse.Namespace, master: int, **options: Any) -> Plan:
     )
 
 
-def repetition(job: tuple[str, int, argparse.Namespace]) -> tuple[str, int, dict[str, Any], list[float]]:
-    """One tuning by one protocol, and what its winner is worth."""
-    protocol, master, args = job
+def repetition(job: tuple[int, argparse.Namespace]) -> tuple[int, dict[str, Any]]:
+    """One tuning by each protocol, and what its winner is worth: protocol -> settings and scores."""
+    master, args = job
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings = PROTOCOLS[protocol](master, args)
     judge = plan_of(args, master, episodes=50)
     # seeds_of is the stream of ordinary studies, which no tuning takes from.
-    return protocol, master, settings, [score(judge, settings, seeds_of(7, k)) for k in range(args.judges)]
+    return master, {
+        protocol: (settings, [score(judge, settings, seeds_of(7, k)) for k in range(args.judges)])
+        for protocol, settings in winners(master, args).items()
+    }
 
 
 def main() -> None:
@@ -118,7 +127,7 @@ def main() -> None:
     add("--env", default="CartPole-v1")
     add("--steps", type=int, default=20_000, help="environment steps of a run (20000)")
     add("--n-envs", type=int, default=8)
-    add("--aggregate", default="mean", help="of the seeds of a trial: mean, median, iqm or min (mean)")
+    add("--protocols", nargs="+", default=["single", "choice", "several"], metavar="NAME")
     add("--budget", type=int, default=60, help="runs' worth of steps for each protocol (60)")
     add("--judges", type=int, default=10, help="seeds that judge each winner (10)")
     add("--repetitions", type=int, default=10)
@@ -126,36 +135,37 @@ def main() -> None:
     add("-o", "--output", type=Path, default=Path("results/protocols.json"))
     args = parser.parse_args()
 
-    jobs = [(protocol, master, args) for master in range(args.repetitions) for protocol in PROTOCOLS]
-    found: list[Any] = []
+    jobs = [(master, args) for master in range(args.repetitions)]
+    found: dict[int, Any] = {}
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        for outcome in pool.imap_unordered(repetition, jobs, chunksize=1):
-            found.append(outcome)
-            protocol, master, settings, scores = outcome
-            print(
-                f"{protocol:8} {master:2}: mean {np.mean(scores):7.1f}, worst {min(scores):7.1f}  {settings}",
-                flush=True,
-            )
+        for master, outcome in pool.imap_unordered(repetition, jobs, chunksize=1):
+            found[master] = outcome
+            for protocol, (settings, scores) in outcome.items():
+                print(f"{master:2} {protocol:8} mean {np.mean(scores):7.1f}, worst {min(scores):7.1f}  {settings}")
+            print(end="", flush=True)
             with atomic_write(args.output) as temporary:
                 temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
     summarise(found)
 
 
-def summarise(found: list[Any]) -> None:
+def summarise(found: dict[int, Any]) -> None:
     """Mean over repetitions of the winners' mean return and worst seed, with 95 % bootstrap intervals."""
-    means = {p: {m: float(np.mean(s)) for q, m, _, s in found if q == p} for p in PROTOCOLS}
-    worst = {p: {m: min(s) for q, m, _, s in found if q == p} for p in PROTOCOLS}
-    for title, values in (("mean return", means), ("worst of the judging seeds", worst)):
-        for protocol in PROTOCOLS:
-            estimate = stratified_interval([list(values[protocol].values())], np.mean)
+    for title, measure in (("mean return", np.mean), ("worst judging seed", np.min)):
+        values = {p: np.array([measure(scores) for _, scores in column(found, p)]) for p in next(iter(found.values()))}
+        for protocol, each in values.items():
+            estimate = stratified_interval([each], np.mean)
             print(f"{title}, {protocol}: {estimate.point:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]")
-        gains = [values["several"][m] - values["single"][m] for m in values["single"] if m in values["several"]]
-        estimate = stratified_interval([gains], np.mean)
-        better = sum(gain > 0 for gain in gains)
-        print(
-            f"{title}, several - single: {estimate.point:+.1f} [{estimate.low:+.1f}, {estimate.high:+.1f}], "
-            f"better in {better} of {len(gains)} repetitions"
-        )
+            if protocol != "single" and "single" in values:
+                gains = each - values["single"]
+                estimate = stratified_interval([gains], np.mean)
+                print(
+                    f"   above single: {estimate.point:+.1f} [{estimate.low:+.1f}, {estimate.high:+.1f}], "
+                    f"in {np.sum(gains > 0)} of {len(gains)} repetitions"
+                )
+
+
+def column(found: dict[int, Any], protocol: str) -> list[Any]:
+    return [outcome[protocol] for _, outcome in sorted(found.items())]
 
 
 if __name__ == "__main__":
