@@ -484,7 +484,7 @@ def test_command_reports_a_tuning_whose_folder_was_moved(
     said = words((new / "report.html").read_text())
     assert "pruned 1" in said
     assert f"optuna-dashboard {url.removeprefix('journal:')}" in said
-    next(path for path in new.iterdir() if path.name.startswith("trials")).unlink()
+    next(path for path in new.iterdir() if path.name in ("trials.log", "trials.db", "trials.sqlite")).unlink()
     assert main(["report", str(new)]) == 2
     assert "give --storage URL" in capsys.readouterr().err
 
