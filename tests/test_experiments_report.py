@@ -1,9 +1,11 @@
-"""Report and figure from a store with finished, running, failed and missing runs."""
+"""Report, page, figures and tables from a store with finished, running, failed and missing runs."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,24 @@ import pytest
 from matplotlib import image
 
 from sb3_pg_ext.experiments.cli import main
-from sb3_pg_ext.experiments.figure import short_number
+from sb3_pg_ext.experiments.comparison import charts, drawing
+from sb3_pg_ext.experiments.comparison.analysis import Comparison
+from sb3_pg_ext.experiments.comparison.latex import escape
+from sb3_pg_ext.experiments.comparison.page import page
+from sb3_pg_ext.experiments.comparison.references import read_references
+from sb3_pg_ext.experiments.figure import COLOURS, new_figure, short_number
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.progress import PlainProgress, duration
 from sb3_pg_ext.experiments.report import markdown_table, write_report
-from sb3_pg_ext.experiments.results import Evaluation, Outcome
+from sb3_pg_ext.experiments.results import Evaluation, Outcome, Reference
 from sb3_pg_ext.experiments.run_spec import Environment, Protocol, RunSpec
 from sb3_pg_ext.experiments.seeds import seeds_of
 from sb3_pg_ext.experiments.store import Store
+from sb3_pg_ext.experiments.summary import summarise
+from sb3_pg_ext.experiments.values import SettingError
 
 ME = str(Owner.current())
+REFERENCES = {"CartPole-v1": Reference(0, 500), "Acrobot-v1": Reference(-500, -100)}
 
 
 def run(label: str, replicate: int, env_id: str = "CartPole-v1", **settings: object) -> RunSpec:
@@ -54,10 +64,9 @@ def carry_out(store: Store, spec: RunSpec, heights: list[float], end: str) -> No
         store.fail(spec.key, ME, "Traceback (most recent call last):\n  boom | here\nValueError: too hot", {})
 
 
-@pytest.fixture
-def half(tmp_path: Path) -> Path:
+def make_half(folder: Path) -> Path:
     """Three seeds of ``good`` finished; of ``b|ad`` one finished, one running, one failed; ``late`` has not begun."""
-    with Store(tmp_path / "study.sqlite", create=True) as store:
+    with Store(folder / "study.sqlite", create=True) as store:
         good = [run("good", k, gamma=0.5, policy_kwargs={"activation_fn": "nn.Tanh"}) for k in range(3)]
         bad = [run("b|ad", k) for k in range(3)]
         store.declare([*good, *bad, run("late", 0, "Acrobot-v1")], "sb3-pg compare --algo good")
@@ -66,7 +75,50 @@ def half(tmp_path: Path) -> Path:
         carry_out(store, bad[0], [0.0, 4.0, 8.0], "finished")
         carry_out(store, bad[1], [0.0, 4.0], "running")
         carry_out(store, bad[2], [0.0], "failed")
-    return tmp_path
+    return folder
+
+
+def make_both(folder: Path) -> Path:
+    """Two algorithms in two environments, four seeds: ``a$b`` is better in one, equal in the other."""
+    heights = {("a$b", "CartPole-v1"): 200.0, ("<i>c", "CartPole-v1"): 50.0}
+    heights |= {(label, "Acrobot-v1"): -300.0 for label, _ in list(heights)}
+    with Store(folder / "study.sqlite", create=True) as store:
+        runs = [run(label, k, env_id) for label, env_id in heights for k in range(4)]
+        store.declare(runs, "sb3-pg compare --algo 'a$b=ppo'")
+        for spec in runs:
+            height = heights[spec.label, spec.environment.id] + 5 * spec.replicate
+            carry_out(store, spec, [-500.0, height, height], "finished")
+    return folder
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    return make_half(tmp_path)
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    return make_both(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def drawn_half(tmp_path_factory) -> Path:
+    folder = make_half(tmp_path_factory.mktemp("half"))
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn_both(tmp_path_factory) -> Path:
+    folder = make_both(tmp_path_factory.mktemp("both"))
+    write_report(folder, REFERENCES)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch) -> None:
+    """Figures take a second: two reports have them, for all tests that look at figures."""
+    monkeypatch.setattr("sb3_pg_ext.experiments.report.charts", lambda comparison: [])
 
 
 def test_the_table_says_what_the_store_holds(half: Path) -> None:
@@ -107,9 +159,8 @@ def test_every_table_of_the_report_has_whole_rows(half: Path) -> None:
             assert line.replace("\\|", "").count("|") == following.replace("\\|", "").count("|"), line
 
 
-def test_the_figure_holds_curves_in_the_colours_of_the_algorithms(half: Path) -> None:
-    write_report(half)
-    picture = image.imread(half / "learning_curves.png")[..., :3]
+def test_the_figure_holds_curves_in_the_colours_of_the_algorithms(drawn_half: Path) -> None:
+    picture = image.imread(drawn_half / "learning_curves.png")[..., :3]
     assert picture.shape[0] > 400
     assert picture.shape[1] > 800
 
@@ -119,17 +170,26 @@ def test_the_figure_holds_curves_in_the_colours_of_the_algorithms(half: Path) ->
 
     assert share("#0072B2") > 5e-4  # good: bold curve
     assert share("#D55E00") > 5e-4  # bad: one finished seed is enough for a curve
-    assert share("#000000") < 1e-2
+    assert share("#010101") < 1e-2
 
 
 def test_without_matplotlib_there_is_a_note_instead_of_a_figure(half: Path, monkeypatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("sb3_pg_ext.experiments.report.charts", charts.charts)
     report = write_report(half)
-    assert [path.name for path in report.files] == ["report.md"]
+    assert [path.name for path in report.files] == ["report.html", "report.md", "tables"]
     assert not (half / "learning_curves.png").exists()
+    assert 'pip install "sb3_pg_ext[report]"' in words(half)
     assert 'pip install "sb3_pg_ext[report]"' in (half / "report.md").read_text()
+
+
+def test_without_jinja_there_is_no_page_and_a_note(half: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    report = write_report(half)
+    assert [path.name for path in report.files] == ["report.md", "tables"]
+    assert "The page needs jinja2" in (half / "report.md").read_text()
 
 
 def test_an_older_report_stays_whole_when_the_new_one_cannot_be_written(half: Path, monkeypatch) -> None:
@@ -191,3 +251,257 @@ def test_without_a_terminal_every_run_that_ends_has_a_line(half: Path, capsys) -
     assert len(lines) == 5
     assert any("good · CartPole-v1 · seed 0" in line and "110.00" in line for line in lines)
     assert any("b|ad · CartPole-v1 · seed 2" in line and "ValueError: too hot" in line for line in lines)
+
+
+# --- the page
+
+
+class Checker(HTMLParser):
+    """Whether tags are closed in order; collects words, labels of pictures, and what is fetched from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.labels: list[str] = []
+        self.targets: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.add(tag)
+        self.targets += [str(given[name]) for name in ("src", "href", "xlink:href") if name in given]
+        self.ids += [str(given["id"])] if "id" in given else []
+        self.labels += [str(given["aria-label"])] if given.get("role") == "img" else []
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def checked(text: str) -> Checker:
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert not checker.tags & {"script", "img", "link", "iframe"}
+    assert all(target.startswith("#") for target in checker.targets), "the page needs nothing from elsewhere"
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert {target[1:] for target in checker.targets} <= set(checker.ids)
+    return checker
+
+
+def words(folder: Path) -> str:
+    found = checked((folder / "report.html").read_text())
+    return re.sub(r"\s+", " ", " ".join(found.words))
+
+
+def test_the_page_shows_failed_and_missing_runs_as_such(half: Path) -> None:
+    write_report(half)
+    said = words(half)
+    assert "4 of 7 runs are finished; 1 failed; 2 missing, so the numbers are provisional" in said
+    assert "b|ad 108.0 running (50%) failed" in said
+    assert "late missing" in said
+    assert "b|ad · CartPole-v1 · seed 2 failed: ValueError: too hot" in said
+    assert "boom | here" in said
+    assert "2 runs are missing" in said
+    assert "So few runs cannot show any difference at 5 %" in said
+    assert "sb3-pg compare --algo good" in said
+    for part in ("torch 2.13.0", "abc123", "Z80", str(seeds_of(0, 2).train), "gamma", "nn.Tanh"):
+        assert part in said
+
+
+def test_every_picture_of_the_page_is_described_and_takes_its_colours_from_it(drawn_half: Path) -> None:
+    text = (drawn_half / "report.html").read_text()
+    labels = checked(text).labels
+    # curves, runs and time in two environments, profiles in the one that has finished runs
+    assert len(labels) == 2 + 2 + 1 + 2
+    assert all(labels)
+    assert any("good 130.0, b|ad 108.0" in label for label in labels)
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+    assert "@media print" in text
+    for colour in (*COLOURS, "#333333"):
+        assert colour.lower() not in text.lower().split("</style>")[1], f"{colour} is not the page's"
+
+
+def test_a_study_without_a_single_evaluation_has_a_page(tmp_path: Path) -> None:
+    with Store(tmp_path / "study.sqlite", create=True) as store:
+        store.declare([run("good", k) for k in range(2)])
+        comparison = Comparison(summarise(store.records()))
+    for chart in charts.charts(comparison):
+        charts.write(chart, comparison, tmp_path / f"{chart.name}.png")
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"learning_curves", "final_returns"}
+    write_report(tmp_path)
+    said = words(tmp_path)
+    assert "0 of 2 runs are finished" in said
+    assert "There is no pair of algorithms with finished runs to compare." in said
+
+
+def test_names_cannot_break_the_page_or_the_tables(drawn_both: Path) -> None:
+    assert "<i>c" in words(drawn_both), "as text"
+    assert "<i>" not in (drawn_both / "report.html").read_text()
+    for table in (drawn_both / "tables").glob("*.tex"):
+        text = table.read_text()
+        assert "$" not in text.replace("$-$", "").replace(r"\$", ""), table
+        assert text.count("{") == text.count("}")
+    assert r"a\$b & \textbf{307.5 [300.0, 315.0]}" in (drawn_both / "tables" / "results.tex").read_text()
+
+
+def test_every_figure_is_a_png_and_a_pdf(drawn_both: Path) -> None:
+    folder = drawn_both / "figures"
+    names = {path.name for path in folder.iterdir()}
+    stems = ["aggregates", "final_returns", "performance_profiles", "probability_of_improvement", "sample_efficiency"]
+    both_kinds = {f"{stem}.{ending}" for stem in [*stems, "wall_clock"] for ending in ("png", "pdf")}
+    assert names == both_kinds | {"learning_curves.pdf"}
+    for path in folder.glob("*.png"):
+        assert image.imread(path)[..., :3].std() > 0.01, "an empty picture"
+    assert all(path.read_bytes().startswith(b"%PDF") for path in folder.glob("*.pdf"))
+
+
+def test_a_chart_without_any_speed_is_left_out(half: Path) -> None:
+    with Store(half / "study.sqlite") as store:
+        known = [record for record in store.records() if record.outcome is None]
+    names = [chart.name for chart in charts.charts(Comparison(summarise(known)))]
+    assert names == ["learning_curves", "final_returns"]
+
+
+# --- aggregates over environments
+
+
+def test_environments_are_put_together_only_with_reference_scores(both: Path, drawn_both: Path) -> None:
+    write_report(both, {"CartPole-v1": Reference(0, 500)})
+    assert "there are no reference scores for Acrobot-v1" in words(both)
+    assert not (both / "tables" / "aggregates.tex").exists()
+    said = words(drawn_both)
+    assert "there are no reference scores" not in said
+    # test returns: 300 .. 315 of 500 and -200 .. -185, that is 0.75 .. 0.7875; the IQM is that of the middle four of 8
+    middle = np.mean([0.62, 0.63, 0.75, 0.7625])
+    assert f"a$b {middle:.4f} [" in said
+    assert r"a\$b & " + f"{middle:.4f}" in (drawn_both / "tables" / "aggregates.tex").read_text()
+
+
+def test_the_probability_of_improvement_is_the_mean_over_environments(drawn_both: Path) -> None:
+    labels = checked((drawn_both / "report.html").read_text()).labels
+    # always better in one environment, and equal in the other: (1 + 1/2) / 2
+    assert "2 by 2 probabilities; the largest is 0.75, that a$b is better than <i>c." in labels
+    assert "a$b <i>c 1.00 [1.00, 1.00] 0.029 0.029" in words(drawn_both)
+    assert "Different beyond chance at 5 %: a$b and <i>c." in words(drawn_both)
+
+
+def test_an_algorithm_without_runs_in_an_environment_is_left_out_of_the_whole(half: Path) -> None:
+    with Store(half / "study.sqlite") as store:
+        records = store.records()
+    comparison = Comparison(summarise(records), REFERENCES)
+    assert comparison.complete == []
+    assert comparison.improvement == {}
+    assert "No algorithm has a finished run in every environment yet" in page(comparison, half)
+
+
+def test_sample_efficiency_over_shares_of_the_budget(both: Path) -> None:
+    with Store(both / "study.sqlite") as store:
+        comparison = Comparison(summarise(store.records()), REFERENCES)
+    band = comparison.efficiency["<i>c"]
+    assert [band.x[0], band.x[50], band.x[-1]] == [0.0, 0.5, 1.0]
+    # At first all return -500: -1 in CartPole, 0 in Acrobot. From half of the budget on they stay, at 50 .. 65 of 500
+    # and -300 .. -285, that is 0.5 .. 0.5375. The middle four of eight count.
+    assert band.middle[[0, 50, 100]] == pytest.approx([-0.5] + 2 * [np.mean([0.12, 0.13, 0.5, 0.5125])])
+    assert band.middle[25] == pytest.approx((band.middle[0] + band.middle[50]) / 2), "between evaluations"
+    assert (band.low <= band.middle).all()
+
+
+def test_the_best_come_first_in_the_matrix(half: Path) -> None:
+    with Store(half / "study.sqlite") as store:
+        comparison = Comparison([s for s in summarise(store.records()) if s.label != "late"][::-1])
+    assert comparison.labels == ["b|ad", "good"]
+    assert comparison.ranking == ["good", "b|ad"]
+
+
+def test_curves_over_time_end_when_their_runs_do(half: Path) -> None:
+    with Store(half / "study.sqlite") as store:
+        comparison = Comparison(summarise(store.records()))
+    panel = new_figure((3, 3)).subplots()
+    drawing.draw_clock(panel, comparison, "CartPole-v1")
+    ends = {line.get_label(): line.get_xdata()[-1] for line in panel.get_lines()}
+    assert ends == {"good": 4.0, "b|ad": 4.0}, "seconds of training: 1000 steps at 250 a second"
+    assert panel.get_xscale() == "linear"
+
+
+def test_times_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
+    with Store(tmp_path / "study.sqlite", create=True) as store:
+        specs = {label: run(label, 0) for label in ("slow", "fast")}
+        store.declare(list(specs.values()))
+        for label, seconds in (("slow", 100.0), ("fast", 1.0)):
+            store.claim(specs[label].key, ME)
+            for step in (0, 500, 1000):
+                store.add_evaluation(specs[label].key, ME, "training", evaluation(step, float(step)))
+            store.finish(specs[label].key, ME, Outcome(1000, 200.0, 150.0, seconds), {})
+        comparison = Comparison(summarise(store.records()))
+    panel = new_figure((3, 3)).subplots()
+    drawing.draw_clock(panel, comparison, "CartPole-v1")
+    assert panel.get_xscale() == "log"
+    assert {line.get_label(): list(line.get_xdata()) for line in panel.get_lines()} == {
+        "slow": pytest.approx([50.0, 100.0]),
+        "fast": pytest.approx([0.5, 1.0]),
+    }
+
+
+def test_references_of_the_command(both: Path, capsys) -> None:
+    file = both / "scores.yml"
+    file.write_text("CartPole-v1: {low: 0, high: 500}\nAcrobot-v1: {low: -500, high: -100}\n")
+    assert main(["report", str(both), "--reference", str(file)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert "Over all environments, normalised" in words(both)
+    file.write_text("Pendulum-v1: {low: 0, high: 500}")
+    assert main(["report", str(both), "--reference", str(file)]) == 2
+    assert "reference scores for Pendulum-v1, but no runs" in capsys.readouterr().err
+
+
+def test_references_are_not_for_a_tuning(tmp_path: Path, capsys) -> None:
+    (tmp_path / "tuning.json").write_text("{}")
+    assert main(["report", str(tmp_path), "--reference", "scores.yml"]) == 2
+    assert "--reference scores.yml: scores are for comparisons" in capsys.readouterr().err
+
+
+def test_references_of_the_study_need_no_file(both: Path) -> None:
+    with Store(both / "study.sqlite") as store:
+        store.declare([record.spec for record in store.records()], references=REFERENCES)
+    write_report(both)
+    assert "Over all environments, normalised" in words(both)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a table of environments is needed"),
+        ("- 1", "a table of environments is needed"),
+        ("A-v0: {low: [", "not plain YAML"),
+        ("A-v0: 3", "A-v0: 3 is not a table of low and high"),
+        ("A-v0: {low: 1}", "A-v0: .* is not a table of low and high"),
+        ("A-v0: {low: 1, high: x}", "A-v0, high: 'x' is not a number"),
+        ("A-v0: {low: true, high: 2}", "A-v0, low: True is not a number"),
+        ("A-v0: {low: 2, high: 1}", "A-v0: low=2, high=1"),
+        ("A-v0: {low: 0, high: .inf}", "A-v0: low=0, high=inf"),
+    ],
+)
+def test_references_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "scores.yml").write_text(text)
+    with pytest.raises(SettingError, match=message):
+        read_references(tmp_path / "scores.yml")
+
+
+def test_latex_sets_every_character_as_it_is() -> None:
+    assert escape("a_b & 50% $x^2$ {~} \\ <|>") == (
+        r"a\_b \& 50\% \$x\textasciicircum{}2\$ \{\textasciitilde{}\} \textbackslash{} "
+        r"\textless{}\textbar{}\textgreater{}"
+    )

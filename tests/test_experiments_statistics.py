@@ -1,19 +1,39 @@
-"""Statistics against numbers worked out by hand or by enumeration."""
+"""Statistics against numbers worked out by hand or by enumeration, against scipy, and against those of rliable."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from sb3_pg_ext.experiments.statistics import area_under_curve, curve_band, iqm, stratified_interval
+from sb3_pg_ext.experiments.statistics import (
+    AGGREGATES,
+    area_under_curve,
+    compare_pairs,
+    curve_band,
+    guaranteed_share,
+    holm,
+    iqm,
+    least_p_value,
+    mean,
+    median,
+    normalise,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    rank_test,
+    stratified_interval,
+    tolerance_interval,
+    worst_mean,
+)
 from sb3_pg_ext.experiments.summary import number
 
-
-def mean(scores, axis=None):
-    return np.mean(scores, axis=axis)
+RLIABLE = json.loads((Path(__file__).parent / "rliable_numbers.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -50,6 +70,21 @@ def test_the_interval_is_that_of_all_resamples() -> None:
 def test_resampling_stays_inside_its_stratum() -> None:
     found = stratified_interval([[0.0, 0.0, 0.0], [10.0, 10.0, 10.0]], mean)
     assert (found.point, found.low, found.high) == (5.0, 5.0, 5.0)
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    strata = [[1.0, 5.0, 2.0], [3.0, 4.0, 8.0, 9.0]]
+    theirs = stats.bootstrap(
+        strata,
+        lambda *resampled, axis: iqm(*resampled, axis=axis),
+        n_resamples=3000,
+        method="percentile",
+        vectorized=True,
+        axis=-1,
+        rng=np.random.default_rng(7),
+    ).confidence_interval
+    ours = stratified_interval(strata, resamples=3000, seed=7)
+    assert [ours.low, ours.high] == pytest.approx([theirs.low, theirs.high], rel=1e-12)
 
 
 def test_the_interval_covers_what_it_says() -> None:
@@ -100,6 +135,184 @@ def test_a_band_of_one_run_is_open() -> None:
     assert middle == pytest.approx([1.0, 2.0])
     assert np.isnan(low).all()
     assert np.isnan(high).all()
+
+
+def test_a_band_over_environments_resamples_whole_runs_within_each() -> None:
+    easy, hard = [[10.0, 20.0]] * 3, [[0.0, 2.0], [2.0, 0.0]]
+    middle, low, high = curve_band(easy, hard, statistic=mean)
+    assert middle == pytest.approx([5.5, 10.5])
+    # The easy one does not vary; two picks of the hard one are alike with probability 1/2, to either side.
+    assert low == pytest.approx([5.0, 10.0])
+    assert high == pytest.approx([6.0, 11.0])
+    assert np.isnan(curve_band(easy, hard[:1])[1]).all(), "one run of an environment has no interval"
+
+
+# --- aggregates over environments
+
+
+def test_aggregates_by_hand() -> None:
+    strata = [[0.0, 1.0, 2.0], [0.5], [4.0, 6.0]]
+    assert iqm(*strata, axis=-1) == pytest.approx((0.5 + 1 + 2 + 4) / 4)
+    assert mean(*strata) == pytest.approx((1.0 + 0.5 + 5.0) / 3)
+    assert median(*strata) == pytest.approx(1.0), "of the means of the environments"
+    assert median([1.0, 2.0, 9.0]) == 2.0, "of the runs of a single one"
+    # below 1: mean of (1, 0, 0), of 0.5, and of (0, 0)
+    assert optimality_gap(*strata) == pytest.approx((1 / 3 + 0.5 + 0.0) / 3)
+    assert optimality_gap([1.0, 3.0], target=2.0) == pytest.approx(0.5)
+
+
+def test_aggregates_along_an_axis_are_those_of_each_row() -> None:
+    strata = np.random.default_rng(0).normal(size=(2, 5, 8))
+    for statistic in AGGREGATES.values():
+        rows = [statistic(*(stratum[row] for stratum in strata), axis=-1) for row in range(5)]
+        assert statistic(*strata, axis=-1) == pytest.approx(rows, rel=1e-12)
+
+
+def test_normalised_scores() -> None:
+    assert normalise([-500.0, -290.0, -80.0], -500, -80) == pytest.approx([0.0, 0.5, 1.0])
+    for low, high in ((1.0, 1.0), (2.0, 1.0), (0.0, np.inf), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match=f"low={low}, high={high}"):
+            normalise([1.0], low, high)
+
+
+@pytest.mark.parametrize("label", ["A", "B"])
+@pytest.mark.parametrize("name", AGGREGATES)
+def test_aggregates_are_those_of_rliable(name: str, label: str) -> None:
+    found = stratified_interval(RLIABLE["scores"][label], AGGREGATES[name], resamples=20_000)
+    point, low, high = RLIABLE["aggregates"][name.lower()][label]
+    assert found.point == pytest.approx(point, abs=1e-8)
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.004)  # widths are about 0.12
+
+
+def test_profiles_are_those_of_rliable() -> None:
+    for label in "AB":
+        found = performance_profile(RLIABLE["scores"][label], RLIABLE["taus"], resamples=20_000)
+        point, low, high = RLIABLE["profile"][label]
+        assert found[0] == pytest.approx(point, abs=1e-8)
+        assert found[1] == pytest.approx(low, abs=1 / 32 + 1e-9)  # on a grid of 1/32
+        assert found[2] == pytest.approx(high, abs=1 / 32 + 1e-9)
+
+
+def test_the_probability_of_improvement_is_that_of_rliable() -> None:
+    found = probability_of_improvement(RLIABLE["scores"]["A"], RLIABLE["scores"]["B"], resamples=20_000)
+    point, low, high = RLIABLE["improvement"]
+    assert found.point == pytest.approx(point, abs=1e-8)
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.005)
+
+
+def test_sample_efficiency_is_that_of_rliable() -> None:
+    found = curve_band(*RLIABLE["curves"], resamples=10_000)
+    for ours, theirs, error in zip(found, RLIABLE["curve"], (1e-8, 0.012, 0.012), strict=True):
+        assert ours == pytest.approx(theirs, abs=error)
+
+
+# --- the distribution over runs
+
+
+def test_a_profile_counts_what_is_above_in_each_environment() -> None:
+    shares, low, high = performance_profile([[0.0, 1.0, 2.0, 3.0], [2.0, 2.0]], [-1, 0, 1, 2, 3])
+    assert shares == pytest.approx([1.0, (3 / 4 + 1) / 2, (2 / 4 + 1) / 2, (1 / 4 + 0) / 2, 0.0])
+    assert (low <= shares).all()
+    assert (shares <= high).all()
+    assert [low[0], high[0], low[-1], high[-1]] == [1.0, 1.0, 0.0, 0.0]
+    assert np.isnan(performance_profile([[1.0]], [0.0])[1]).all()
+
+
+def test_the_band_of_a_profile_is_that_of_a_share() -> None:
+    # Half of 4 runs are above: binomial(4, 1/2) / 4, whose 10 % and 90 % quantiles are 1/4 and 3/4.
+    _, low, high = performance_profile([[0.0, 0.0, 1.0, 1.0]], [0.5], level=0.8)
+    assert [low[0], high[0]] == [0.25, 0.75]
+
+
+def test_the_range_of_runs_holds_the_share_that_it_says() -> None:
+    rng, n = np.random.default_rng(0), 7
+    runs = rng.uniform(size=(20_000, n))  # the share of a uniform population inside an interval is its length
+    inside = np.mean(np.ptp(runs, axis=1) >= guaranteed_share(n))
+    above = np.mean(1 - runs.min(axis=1) >= guaranteed_share(n, one_sided=True))
+    assert inside == pytest.approx(0.95, abs=0.006)
+    assert above == pytest.approx(0.95, abs=0.006)
+    assert guaranteed_share(n, one_sided=True) == pytest.approx(0.05 ** (1 / n))
+    assert (guaranteed_share(1), guaranteed_share(0, one_sided=True)) == (0.0, 0.0)
+
+
+def test_tolerance_intervals_by_wilks() -> None:
+    # Wilks (1941): 46 values are the fewest whose range holds 90 % with confidence 95 %.
+    assert math.isnan(tolerance_interval(np.arange(45.0))[0])
+    assert tolerance_interval(np.arange(46.0)[::-1]) == (0.0, 45.0)
+    assert math.isnan(tolerance_interval([])[0])
+    low, high = tolerance_interval(np.arange(200.0))
+    rank, n = int(low) + 1, 200
+    assert (low, high) == (rank - 1, n - rank), "as many are cut at either end"
+    holds = [1 - stats.binom.cdf(n - 2 * r, n, 0.9) for r in (rank, rank + 1)]  # P(more than that lie inside)
+    assert 1 - holds[0] >= 0.95 > 1 - holds[1], "the innermost that is confident enough"
+
+
+def test_the_mean_of_the_worst() -> None:
+    assert worst_mean([5.0, 1.0, 2.0, 9.0, 3.0]) == pytest.approx(1.5), "ceil(5 / 4) = 2 of them"
+    assert worst_mean([4.0, 1.0], [10.0]) == pytest.approx(5.5)
+    assert worst_mean([[4.0, 1.0], [7.0, 9.0]], axis=1) == pytest.approx([1.0, 7.0])
+
+
+# --- pairs
+
+
+def test_the_probability_of_improvement_by_hand() -> None:
+    found = probability_of_improvement([[1.0, 3.0], [5.0]], [[2.0, 3.0], [4.0]])
+    assert found.point == pytest.approx(((0 + 0 + 1 + 0.5) / 4 + 1) / 2)
+    assert math.isnan(found.low), "an environment with a single run"
+    turned = probability_of_improvement([[2.0, 3.0], [4.0]], [[1.0, 3.0], [5.0]])
+    assert turned.point == pytest.approx(1 - found.point)
+    for first, second in (([[1.0]], []), ([], []), ([[1.0]], [[]])):
+        with pytest.raises(ValueError, match="at least one run"):
+            probability_of_improvement(first, second)
+
+
+def test_the_interval_of_an_improvement_resamples_runs_of_both() -> None:
+    # Every run of A beats the first of B and loses to the second: the share of the first in B's resample, 0, 1/2 or 1.
+    found = probability_of_improvement([[1.0, 1.0]], [[0.0, 2.0]], level=0.4)
+    assert (found.point, found.low, found.high) == (0.5, 0.5, 0.5)
+    found = probability_of_improvement([[1.0, 1.0]], [[0.0, 2.0]], level=0.6)
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("n", "k"), [(3, 3), (5, 4), (2, 7)])
+def test_the_rank_test_is_exact_with_ties(n: int, k: int) -> None:
+    rng = np.random.default_rng(n)
+    for scores in (rng.normal(size=n + k), rng.integers(0, 4, n + k)):
+        ranks = stats.rankdata(scores)
+        expected = n * (n + k + 1) / 2
+        sums = [abs(sum(chosen) - expected) for chosen in itertools.combinations(ranks, n)]
+        exact = np.mean(np.array(sums) >= abs(ranks[:n].sum() - expected) - 1e-9)
+        assert rank_test(scores[:n], scores[n:]) == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_rank_test_agrees_with_scipy_where_that_is_exact() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(size=30), rng.normal(size=25) + 0.7
+    theirs = stats.mannwhitneyu(first, second, method="exact").pvalue
+    assert rank_test(first, second) == pytest.approx(theirs, rel=1e-9)
+    assert theirs < 0.05
+    assert rank_test([1.0] * 9, [1.0] * 9) == 1.0
+    assert rank_test([], [1.0]) == 1.0
+    assert rank_test(range(5), range(5, 9)) == pytest.approx(least_p_value(5, 4)) == pytest.approx(2 / 126)
+
+
+def test_the_correction_of_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 0.4]) == pytest.approx([1.0, 1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_all_pairs_of_algorithms() -> None:
+    pairs = compare_pairs({"a": [3.0, 4.0, 5.0, 6.0], "none": [], "b": [1.0, 2.0, 2.5, 0.0], "c": [3.0, 4.0, 5.0, 6.0]})
+    assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [pair.improvement.point for pair in pairs] == [1.0, 0.5, 0.0]
+    assert [pair.corrected for pair in pairs] == pytest.approx(holm([pair.p_value for pair in pairs]))
+    assert pairs[0].p_value == pytest.approx(2 / 70)
+    assert pairs[0].corrected == pytest.approx(6 / 70)
+
+
+# --- single curves
 
 
 @pytest.mark.parametrize(

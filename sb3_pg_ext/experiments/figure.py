@@ -1,107 +1,113 @@
-"""Learning curves: every seed thin, the interquartile mean bold, its confidence band behind."""
+"""What all figures have in common: colours, look, and the ways in which they leave, as files and as parts of a page."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sb3_pg_ext.bases.atomic_file import atomic_write
-from sb3_pg_ext.experiments.results import Record
-from sb3_pg_ext.experiments.statistics import curve_band
-from sb3_pg_ext.experiments.summary import Summary, best_first
 
 # Okabe & Ito's colours, told apart with every common form of colour blindness; yellow is left out, too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
-_INK, _GRID = "#333333", "#DDDDDD"
-_MAX_COLUMNS = 3
-_KEY = "bold: interquartile mean over seeds · band: 95 % bootstrap interval · thin: single seeds (dotted: unfinished)"
+# Black is not quite black: an SVG says nothing where that is meant, and what is not said cannot be light on dark paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#010101")
+#: Dashes, in widths of the line: with as many colours and one more kind of line, 28 pairs are different.
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1), (6, 1.5, 1.5, 1.5))
+INK, GRID, FAINT = "#333333", "#DDDDDD", "#999999"
+#: The colours of a figure -> the variables of :file:`page.css` that stand for them.
+VARIABLES: Mapping[str, str] = {
+    INK: "--ink",
+    GRID: "--grid",
+    FAINT: "--faint",
+    **dict(zip(COLOURS, ("--blue", "--red", "--green", "--pink", "--orange", "--sky", "--black"), strict=True)),
+}
+TEXT_IS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}  # a label may hold dollar signs
 
 
-def draw_learning_curves(summaries: Sequence[Summary], path: Path) -> None:
-    """Write the learning curves as a PNG, one panel per environment.
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
 
-    :param summaries: all of them; colours follow their order, the legend the results
+    :param title: above it
+    :param alt: what it shows, for those who cannot see it
+    :param draw: onto axes of matplotlib
+    """
+
+    title: str
+    alt: str
+    draw: Callable[[Any], None]
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure that needs no display.
+
+    :param size: in inches
     :raises ModuleNotFoundError: matplotlib is not installed
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    env_ids = list(dict.fromkeys(summary.env_id for summary in summaries))
-    labels = list(dict.fromkeys(summary.label for summary in summaries))
-    columns = min(len(env_ids), _MAX_COLUMNS)
-    rows = math.ceil(len(env_ids) / columns)
-    size = (7.6 if columns == 1 else 4.6 * columns, 4.2 * rows + 0.28 * math.ceil(len(labels) / 2) + 0.2)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, env_id in zip(panels, env_ids, strict=False):
-        here = [summary for summary in summaries if summary.env_id == env_id]
-        _draw_panel(panel, env_id, here, labels)
-    for panel in panels[len(env_ids) :]:
-        panel.set_visible(False)
-    _draw_legend(figure, panels[0], labels)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    return figure
 
 
-def _draw_panel(panel: Any, env_id: str, summaries: Sequence[Summary], labels: Sequence[str]) -> None:
-    for summary in reversed(best_first(summaries)):  # the best is drawn last, on top
-        _draw_summary(panel, summary, labels.index(summary.label))
-    protocol = summaries[0].records[0].spec.protocol
-    how = "deterministic" if protocol.deterministic else "stochastic"
-    panel.set_title(env_id, loc="left", color=_INK, fontweight="bold", fontsize=11)
-    panel.set_xlabel("training (environment steps)", color=_INK)
-    panel.set_ylabel(f"return per episode\n(mean of {protocol.episodes} {how} held-out episodes)", color=_INK)
-    panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
-    panel.grid(color=_GRID, linewidth=0.6)
+def save(figure: Any, *paths: Path) -> None:
+    """Write ``figure`` to files whose endings say how: ``.png`` for screens, ``.pdf`` for papers."""
+    import matplotlib
+
+    for path in paths:
+        metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}
+        with matplotlib.rc_context({**TEXT_IS_TEXT, "pdf.fonttype": 42}), atomic_write(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+        figure.set_layout_engine("none")  # the parts have found their places; to look again takes a third of the time
+
+
+def svg(panel: Panel, size: tuple[float, float], identity: str) -> str:
+    """``panel`` as an SVG element in the colours of the page.
+
+    :param size: in inches, at which its text is as large as that of other figures
+    :param identity: different for every picture of a page
+    """
+    import matplotlib
+
+    written = io.StringIO()
+    with matplotlib.rc_context({**TEXT_IS_TEXT, "svg.fonttype": "path", "svg.hashsalt": identity}):
+        figure = new_figure(size)
+        panel.draw(figure.subplots())
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _for_page(written.getvalue(), identity)
+
+
+def _for_page(text: str, identity: str) -> str:
+    """The element alone, without a fixed size, its names and colours made those of the page."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'\bid="', f'id="{identity}-', text)
+    text = re.sub(r'href="#', f'href="#{identity}-', text)
+    text = text.replace("url(#", f"url(#{identity}-")
+    for colour, variable in VARIABLES.items():
+        text = re.sub(colour, f"var({variable})", text, flags=re.IGNORECASE)
+    return text
+
+
+def tidy(panel: Any, size: float = 8) -> None:
+    """Grid, frame and ticks of the house.
+
+    :param size: of the numbers on the axes, in points
+    """
+    panel.grid(color=GRID, linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color("#999999")
-    panel.tick_params(colors=_INK, labelsize=9)
-    panel.margins(x=0.01)
-
-
-def _draw_summary(panel: Any, summary: Summary, index: int) -> None:
-    colour, line = COLOURS[index % len(COLOURS)], _LINES[index % len(_LINES)]
-    for record in summary.records:
-        if len(record.evaluations) > 1:
-            whole = record.status == "finished"
-            panel.plot(*_curve(record), color=colour, linewidth=0.7, alpha=0.35, linestyle="-" if whole else ":")
-    finished = [_curve(record) for record in summary.finished if len(record.evaluations) > 1]
-    if not finished:
-        panel.plot([], [], color=colour, linestyle=line, linewidth=2.2, label=summary.label)
-        return
-    steps = np.unique(np.concatenate([each for each, _ in finished]))
-    middle, low, high = curve_band(np.stack([np.interp(steps, *curve) for curve in finished]))
-    panel.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-    panel.plot(steps, middle, color=colour, linewidth=2.2, linestyle=line, label=summary.label)
-
-
-def _curve(record: Record) -> tuple[list[int], list[float]]:
-    return [e.step for e in record.evaluations], [e.mean_return for e in record.evaluations]
-
-
-def _draw_legend(figure: Any, panel: Any, labels: Sequence[str]) -> None:
-    drawn = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    known = [label for label in labels if label in drawn]
-    columns = 1 if max(map(len, known), default=0) > 44 else 2 if max(map(len, known), default=0) > 16 else 4
-    figure.legend(
-        [drawn[label] for label in known],
-        known,
-        loc="outside lower left",
-        ncols=min(columns, max(len(known), 1)),
-        frameon=False,
-        fontsize=9,
-        handlelength=3,
-        title=_KEY,
-        title_fontsize=8,
-        alignment="left",
-    )
+    panel.spines[["left", "bottom"]].set_color(FAINT)
+    panel.tick_params(which="both", colors=INK, labelsize=size, length=0)
+    panel.xaxis.label.set(color=INK, fontsize=size + 1)
+    panel.yaxis.label.set(color=INK, fontsize=size + 1)
 
 
 def short_number(value: float) -> str:

@@ -1,21 +1,32 @@
-"""The report of a study: ``report.md`` with its table and figure, from whatever is in the store so far."""
+"""The report of a study, from whatever is in the store so far: ``report.md``, and what papers and browsers want."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sb3_pg_ext.bases.atomic_file import atomic_write
-from sb3_pg_ext.experiments.results import Record
-from sb3_pg_ext.experiments.statistics import RESAMPLES
+from sb3_pg_ext.experiments.comparison.analysis import Comparison
+from sb3_pg_ext.experiments.comparison.charts import Chart, charts, pictures, write
+from sb3_pg_ext.experiments.comparison.facts import (
+    SETTINGS_HEADER,
+    explanation,
+    provenance_rows,
+    settings_rows,
+    state_line,
+)
+from sb3_pg_ext.experiments.comparison.latex import tables
+from sb3_pg_ext.experiments.comparison.page import page
+from sb3_pg_ext.experiments.results import Record, Reference
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
 from sb3_pg_ext.experiments.summary import HEADER, Summary, best_first, summarise
-from sb3_pg_ext.experiments.values import as_text
+from sb3_pg_ext.experiments.values import SettingError, as_text
 
-REPORT, FIGURE = "report.md", "learning_curves.png"
-_NO_MATPLOTLIB = 'The figure needs matplotlib: pip install "sb3_pg_ext[report]", then run sb3-pg report on this folder.'
+REPORT, FIGURE, PAGE, FIGURES, TABLES = "report.md", "learning_curves.png", "report.html", "figures", "tables"
+_NO_MATPLOTLIB = 'The figures need matplotlib: pip install "sb3_pg_ext[report]", then run sb3-pg report on this folder.'
+_NO_JINJA = 'The page needs jinja2: pip install "sb3_pg_ext[report]", then run sb3-pg report on this folder.'
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class Report:
     """What was written.
 
     :param summaries: of all settings
-    :param files: in the order in which to read them
+    :param files: files, and folders of files, in the order in which to read them
     :param notes: what the reader should know besides
     """
 
@@ -32,34 +43,77 @@ class Report:
     notes: Sequence[str]
 
 
-def write_report(folder: Path) -> Report:
-    """Write ``report.md`` and the figure from the store in ``folder``, finished or not.
+def write_report(folder: Path, references: Mapping[str, Reference] | None = None) -> Report:
+    """Write ``report.md``, ``report.html``, figures and LaTeX tables from the store in ``folder``, finished or not.
 
+    :param references: environment id -> reference scores, instead of those that the store has for the environment
     :raises FileNotFoundError: there is no study in ``folder``
     :raises ValueError: it has no runs
+    :raises SettingError: there is an environment in ``references`` that the study does not have
     """
     with Store(folder / FILE_NAME) as store:
         records, commands, n_hidden = store.records(), store.commands(), store.count_hidden()
+        known = store.references()
     if not records:
         raise ValueError(f"the study in {folder} has no runs yet")
-    summaries = summarise(records)
-    figure = _draw(summaries, folder / FIGURE)
-    notes = [] if figure else [_NO_MATPLOTLIB]
-    if n_hidden:
-        notes.append(f"{n_hidden} earlier runs with other settings or versions under the same labels are not shown.")
-    with atomic_write(folder / REPORT) as temporary:
-        temporary.write_text(report_text(summaries, commands, notes, with_figure=figure), encoding="utf-8")
-    return Report(summaries, [folder / REPORT, *([folder / FIGURE] if figure else [])], notes)
+    comparison = Comparison(summarise(records), {**known, **(references or {})})
+    _check_references(comparison, references or {})
+    notes = (
+        [f"{n_hidden} earlier runs with other settings or versions under the same labels are not shown."]
+        if n_hidden
+        else []
+    )
+    drawn = _draw(comparison, folder)
+    notes = notes if drawn else [_NO_MATPLOTLIB, *notes]
+    paged = _write_page(comparison, folder, commands, drawn, notes)
+    notes = notes if paged else [*notes, _NO_JINJA]
+    for name, text in tables(comparison).items():
+        _write(folder / TABLES / f"{name}.tex", text)
+    _write(folder / REPORT, report_text(comparison.summaries, commands, notes, with_figure=bool(drawn)))
+    files = ((PAGE, paged), (REPORT, True), (FIGURE, drawn), (FIGURES, drawn), (TABLES, True))
+    return Report(comparison.summaries, [folder / name for name, written in files if written], notes)
 
 
-def _draw(summaries: Sequence[Summary], path: Path) -> bool:
-    from sb3_pg_ext.experiments.figure import draw_learning_curves
+def _check_references(comparison: Comparison, references: Mapping[str, Reference]) -> None:
+    unknown = [env_id for env_id in references if env_id not in comparison.env_ids]
+    if unknown:
+        raise SettingError(
+            f"there are reference scores for {', '.join(unknown)}, but no runs in it; there are runs in "
+            f"{', '.join(comparison.env_ids)}"
+        )
 
+
+def _draw(comparison: Comparison, folder: Path) -> list[dict[str, Any]]:
+    """Write the figures; returns what the page wants of them, which is nothing without matplotlib."""
+    found = charts(comparison)
     try:
-        draw_learning_curves(summaries, path)
+        for chart in found:
+            write(chart, comparison, *_files(chart, folder))
+        return [pictures(chart) for chart in found]
+    except ModuleNotFoundError:
+        return []
+
+
+def _write_page(
+    comparison: Comparison, folder: Path, commands: Sequence[str], drawn: Sequence[Any], notes: Sequence[str]
+) -> bool:
+    """Write the page; ``False`` if it cannot be made without jinja2."""
+    try:
+        text = page(comparison, folder, commands, drawn, notes)
     except ModuleNotFoundError:
         return False
+    _write(folder / PAGE, text)
     return True
+
+
+def _files(chart: Chart, folder: Path) -> list[Path]:
+    files = [folder / FIGURES / f"{chart.name}.{ending}" for ending in ("png", "pdf")]
+    return [folder / FIGURE, files[1]] if files[0].name == FIGURE else files
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def report_text(summaries: Sequence[Summary], commands: Sequence[str], notes: Sequence[str], with_figure: bool) -> str:
@@ -80,21 +134,9 @@ def report_text(summaries: Sequence[Summary], commands: Sequence[str], notes: Se
         *_troubles(records),
         "## How to repeat it",
         *([f"```sh\n{chr(10).join(commands)}\n```"] if commands else []),
-        _provenance(records),
+        markdown_table(["", ""], provenance_rows(records)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def state_line(records: Sequence[Record]) -> str:
-    """How much of the study there is."""
-    finished = sum(record.status == "finished" for record in records)
-    failed = sum(record.status == "failed" for record in records)
-    missing = len(records) - finished - failed
-    if finished == len(records):
-        return f"All {finished} runs are finished."
-    absent = [f"{failed} failed"] if failed else []
-    absent += [f"{missing} missing, so the numbers are provisional"] if missing else []
-    return f"**{finished} of {len(records)} runs are finished; {'; '.join(absent)}.**"
 
 
 def _results_of(env_id: str, summaries: Sequence[Summary]) -> list[str]:
@@ -103,20 +145,7 @@ def _results_of(env_id: str, summaries: Sequence[Summary]) -> list[str]:
 
 
 def _explanation(records: Sequence[Record]) -> str:
-    protocol = records[0].spec.protocol
-    how = "deterministic" if protocol.deterministic else "stochastic"
-    final = (
-        f"a test of {protocol.test_episodes}"
-        if protocol.test_episodes
-        else f"the last evaluation of {protocol.episodes}"
-    )
-    return (
-        f"*Final return*: mean undiscounted return of each run in {final} {how} episodes, summed up over runs by the "
-        "interquartile mean. *Area under curve*: mean height of the learning curve, in units of return, likewise. "
-        f"*95 % interval*: percentile bootstrap over runs, {RESAMPLES} resamples. *Worst seed*: the lowest final "
-        "return of any run. *steps/s*: environment steps per second of training, with learning, without evaluation, "
-        "median; *wall time* of a run with evaluation, median; both measured with other runs beside it on one machine."
-    )
+    return " ".join(f"*{what}*: {text}" for what, text in explanation(records))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], right_from: int = 10**9) -> str:
@@ -127,24 +156,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], right_f
 
 
 def _settings_table(summaries: Sequence[Summary]) -> str:
-    rows = []
-    for summary in summaries:
-        spec = summary.records[0].spec
-        environment = spec.environment
-        others = {name: value for name, value in spec.arguments.items() if name != "device"}
-        around = {"policy": spec.policy, "normalize": environment.normalize, "frame_stack": environment.frame_stack}
-        changed = {**{name: value for name, value in around.items() if value is not None}, **others}
-        text = ", ".join(f"{name}={as_text(value)}" for name, value in changed.items())
-        rows.append(
-            [
-                f"{summary.label}",
-                summary.env_id,
-                f"{spec.total_steps:,}",
-                f"{environment.n_envs} ({environment.vec_env})",
-                f"`{text}`" if text else "defaults",
-            ]
-        )
-    return markdown_table(["algorithm", "environment", "steps", "copies", "settings that were given"], rows)
+    rows = [[*rest, text if text == "defaults" else f"`{text}`"] for *rest, text in settings_rows(summaries)]
+    return markdown_table(SETTINGS_HEADER, rows)
 
 
 def _all_settings(summaries: Sequence[Summary]) -> str:
@@ -170,38 +183,3 @@ def _troubles(records: Sequence[Record]) -> list[str]:
         ]
         parts.append(markdown_table(["run", "state", "steps"], rows))
     return parts
-
-
-def _provenance(records: Sequence[Record]) -> str:
-    specs = [record.spec for record in records]
-    found = [record.provenance for record in records if record.provenance]
-    versions: dict[str, set[str]] = {}
-    for spec in specs:
-        for package, version in spec.versions.items():
-            versions.setdefault(package, set()).add(version)
-    seeds = {spec.replicate: spec.seeds for spec in specs}
-    rows = [
-        ["versions", ", ".join(f"{package} {'/'.join(sorted(version))}" for package, version in versions.items())],
-        ["Python", _each(found, "python")],
-        ["commit", _each(found, "git")],
-        ["machine", f"{_each(found, 'cpu')}, {_each(found, 'cpu_count')} cores, {_each(found, 'system')}"],
-        ["torch threads", ", ".join(sorted({str(spec.threads) for spec in specs}))],
-        ["evaluation", _protocols(records)],
-        ["training seeds", ", ".join(f"{number}: {seed.train}" for number, seed in sorted(seeds.items()))],
-        ["evaluation seeds", ", ".join(f"{number}: {seed.evaluation}" for number, seed in sorted(seeds.items()))],
-        ["test seeds", ", ".join(f"{number}: {seed.test}" for number, seed in sorted(seeds.items()))],
-    ]
-    return markdown_table(["", ""], rows)
-
-
-def _each(found: Iterable[Any], name: str) -> str:
-    return " / ".join(dict.fromkeys(str(each.get(name)) for each in found)) or "not recorded yet"
-
-
-def _protocols(records: Sequence[Record]) -> str:
-    protocols = dict.fromkeys(record.spec.protocol for record in records)
-    return "; ".join(
-        f"{p.episodes} {'deterministic' if p.deterministic else 'stochastic'} episodes every {p.every:,} steps, "
-        f"then {p.test_episodes or 'no'} test episodes"
-        for p in protocols
-    )

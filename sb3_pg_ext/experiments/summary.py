@@ -51,17 +51,27 @@ class Summary:
         """Neither finished nor failed."""
         return [record for record in self.records if record.status in ("pending", "running")]
 
+    @property
+    def with_curve(self) -> list[Record]:
+        """Finished, and evaluated more than once."""
+        return [record for record in self.finished if len(record.evaluations) > 1]
+
+    @property
+    def speed(self) -> float | None:
+        """Environment steps per second of training, median over the finished runs."""
+        speeds = [record.outcome.steps_per_second for record in self.finished if record.outcome is not None]
+        return float(np.median(speeds)) if speeds else None
+
     def row(self) -> tuple[str, ...]:
         """Text for the columns of :data:`HEADER`."""
         outcomes = [record.outcome for record in self.finished if record.outcome is not None]
-        speed = f"{np.median([o.steps_per_second for o in outcomes]):,.0f}" if outcomes else "–"
         wall = duration(float(np.median([o.wall_seconds for o in outcomes]))) if outcomes else "–"
         return (
             self.label,
-            _estimate_text(self.final),
-            _estimate_text(self.area),
+            estimate_text(self.final),
+            estimate_text(self.area),
             number(min(record.final_return for record in self.finished)) if self.finished else "–",
-            speed,
+            "–" if self.speed is None else f"{self.speed:,.0f}",
             wall,
             self._count_text(),
         )
@@ -82,10 +92,7 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
 def _summary(label: str, env_id: str, records: Sequence[Record]) -> Summary:
     finished = [record for record in records if record.status == "finished"]
     finals = [record.final_return for record in finished]
-    areas = [
-        area_under_curve([e.step for e in r.evaluations], [e.mean_return for e in r.evaluations], r.spec.total_steps)
-        for r in finished
-    ]
+    areas = [area_under_curve(*curve_of(r), r.spec.total_steps) for r in finished]
     return Summary(
         label,
         env_id,
@@ -95,17 +102,30 @@ def _summary(label: str, env_id: str, records: Sequence[Record]) -> Summary:
     )
 
 
+def curve_of(record: Record) -> tuple[list[int], list[float]]:
+    """Environment steps and mean returns of the evaluations."""
+    return [e.step for e in record.evaluations], [e.mean_return for e in record.evaluations]
+
+
 def best_first(summaries: Iterable[Summary]) -> list[Summary]:
     """By final return, those without any at the end."""
     return sorted(summaries, key=lambda s: -math.inf if s.final is None else s.final.point, reverse=True)
 
 
-def _estimate_text(estimate: Estimate | None) -> str:
+def estimate_text(estimate: Estimate | None) -> str:
+    """``point [low, high]``."""
     if estimate is None:
         return "–"
     if math.isnan(estimate.low):
         return f"{number(estimate.point)} [one run]"
     return f"{number(estimate.point)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def probability_text(estimate: Estimate) -> str:
+    """``0.75 [0.38, 1.00]``."""
+    if math.isnan(estimate.low):
+        return f"{estimate.point:.2f} [one run]"
+    return f"{estimate.point:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def number(value: float) -> str:

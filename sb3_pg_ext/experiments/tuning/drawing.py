@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_pg_ext.experiments.figure import COLOURS, short_number
+from sb3_pg_ext.experiments.figure import COLOURS, FAINT, INK, short_number, tidy
 from sb3_pg_ext.experiments.tuning.axes import Axis, compact
 from sb3_pg_ext.experiments.tuning.overview import Overview, value_of
 from sb3_pg_ext.experiments.tuning.sensitivity import Sensitivity
 from sb3_pg_ext.spec import Int, OneMinus
 
-INK, GRID, FAINT = "#333333", "#DDDDDD", "#999999"
 BLUE, RED, GREEN = COLOURS[:3]
 # Told apart by shape and filling as well as by colour.
 _MARKS: dict[TrialState, dict[str, Any]] = {
@@ -42,7 +41,7 @@ def draw_history(panel: Any, overview: Overview) -> None:
     panel.set_ylabel("value")
     panel.xaxis.get_major_locator().set_params(integer=True)
     _legend(panel)
-    _tidy(panel)
+    tidy(panel)
 
 
 def _best_so_far(overview: Overview) -> list[tuple[int, float]]:
@@ -88,7 +87,7 @@ def draw_importance(panel: Any, importances: Mapping[str, float]) -> None:
     panel.set_xlim(0, max(shares) * 1.13)
     panel.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     panel.set_xlabel("share of the importance of all settings")
-    _tidy(panel)
+    tidy(panel)
     panel.grid(axis="y", visible=False)
 
 
@@ -107,7 +106,7 @@ def draw_slice(panel: Any, overview: Overview, axis: Axis, limits: tuple[float, 
     _mark(panel, overview, places)
     set_axis(panel, axis)
     _set_values(panel, limits)
-    _tidy(panel)
+    tidy(panel)
 
 
 def draw_intermediate(panel: Any, overview: Overview) -> None:
@@ -130,7 +129,7 @@ def draw_intermediate(panel: Any, overview: Overview) -> None:
     panel.set_ylabel("value so far")
     panel.xaxis.set_major_formatter(lambda step, _: short_number(step))
     _legend(panel)
-    _tidy(panel)
+    tidy(panel)
 
 
 def _curve(trial: FrozenTrial, total: int) -> list[tuple[int, float]]:
@@ -165,7 +164,7 @@ def draw_sensitivity(panel: Any, found: Sensitivity, limits: tuple[float, float]
         panel.plot(places, middle, color=BLUE, marker="o", markersize=4, linewidth=1.8)
     set_axis(panel, found.axis)
     _set_values(panel, limits)
-    _tidy(panel)
+    tidy(panel)
 
 
 def _set_values(panel: Any, limits: tuple[float, float]) -> None:
@@ -232,13 +231,3 @@ def _legend(panel: Any) -> None:
             fontsize=8,
             labelcolor=INK,
         )
-
-
-def _tidy(panel: Any) -> None:
-    panel.grid(color=GRID, linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(FAINT)
-    panel.tick_params(colors=INK, labelsize=8, length=0)
-    panel.xaxis.label.set(color=INK, fontsize=9)
-    panel.yaxis.label.set(color=INK, fontsize=9)

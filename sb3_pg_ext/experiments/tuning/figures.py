@@ -6,20 +6,18 @@ own, so that they flow to the width of the screen, in colours that the page choo
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.study import Study
 
-from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments import figure
+from sb3_pg_ext.experiments.figure import INK, Panel, new_figure, save
 from sb3_pg_ext.experiments.summary import number
 from sb3_pg_ext.experiments.tuning import drawing
 from sb3_pg_ext.experiments.tuning.axes import Axis
@@ -30,30 +28,6 @@ FEWEST_FOR_IMPORTANCE = 10  # completed trials: the best tenth is compared with 
 _ENOUGH_FOR_IMPORTANCE = 50  # so that the best tenth is five
 _SINGLE, _ON_PAGE, _SMALL = (7.2, 4.0), (5.0, 3.4), (3.7, 2.7)  # sizes of panels, in inches
 _COLUMNS = 3
-_TEXT_IS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}  # an option may hold dollar signs
-#: The colours of a figure -> the variables of the page that stand for them.
-VARIABLES = {
-    drawing.INK: "--ink",
-    drawing.GRID: "--grid",
-    drawing.FAINT: "--faint",
-    drawing.BLUE: "--blue",
-    drawing.RED: "--red",
-    drawing.GREEN: "--green",
-}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture.
-
-    :param title: above it
-    :param alt: what it shows, for those who cannot see it
-    :param draw: onto axes of matplotlib
-    """
-
-    title: str
-    alt: str
-    draw: Callable[[Any], None]
 
 
 @dataclass(frozen=True)
@@ -190,25 +164,18 @@ def write_png(chart: Chart, path: Path) -> None:
 
     :raises ModuleNotFoundError: matplotlib is not installed
     """
-    import matplotlib
-
-    with matplotlib.rc_context(_TEXT_IS_TEXT), atomic_write(path) as temporary:
-        _all_panels(chart).savefig(temporary, format="png", dpi=150)
-
-
-def _all_panels(chart: Chart) -> Any:
     columns = min(_COLUMNS, len(chart.panels))
     rows = math.ceil(len(chart.panels) / columns)
     width, height = _SINGLE if chart.single else _SMALL
-    figure = _figure((width * columns, height * rows))
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    whole = new_figure((width * columns, height * rows))
+    panels = whole.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(panels, chart.panels, strict=False):
         panel.draw(axes)
         look = {"fontsize": 11, "pad": 16} if chart.single else {"fontsize": 9}
-        axes.set_title(panel.title, loc="left", color=drawing.INK, fontweight="bold", **look)
+        axes.set_title(panel.title, loc="left", color=INK, fontweight="bold", **look)
     for axes in panels[len(chart.panels) :]:
         axes.set_visible(False)
-    return figure
+    save(whole, path)
 
 
 def svg(chart: Chart, panel: Panel, identity: str) -> str:
@@ -216,34 +183,4 @@ def svg(chart: Chart, panel: Panel, identity: str) -> str:
 
     :param identity: different for every picture of a page
     """
-    import matplotlib
-
-    written = io.StringIO()
-    with matplotlib.rc_context({**_TEXT_IS_TEXT, "svg.fonttype": "path", "svg.hashsalt": identity}):
-        figure = _figure(_ON_PAGE if chart.single else _SMALL)
-        panel.draw(figure.subplots())
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(written.getvalue(), identity)
-
-
-def _for_page(text: str, identity: str) -> str:
-    """The element alone, without a fixed size, its names and colours made those of the page."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text, count=1)
-    text = re.sub(r'<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text, count=1)
-    text = re.sub(r'\bid="', f'id="{identity}-', text)
-    text = re.sub(r'href="#', f'href="#{identity}-', text)
-    text = text.replace("url(#", f"url(#{identity}-")
-    for colour, variable in VARIABLES.items():
-        text = re.sub(colour, f"var({variable})", text, flags=re.IGNORECASE)
-    return text
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return figure.svg(panel, _ON_PAGE if chart.single else _SMALL, identity)

@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_pg_ext import registry
+from sb3_pg_ext.experiments.html import render
 from sb3_pg_ext.experiments.progress import duration
 from sb3_pg_ext.experiments.seeds import Seeds, tuning_seeds
 from sb3_pg_ext.experiments.summary import number
@@ -28,7 +28,7 @@ from sb3_pg_ext.experiments.tuning.verdict import outcome_text
 from sb3_pg_ext.experiments.values import as_text, merge
 from sb3_pg_ext.spec import OneMinus
 
-_TEMPLATE = "report.html.j2"
+_TEMPLATE = "tuning/report.html.j2"
 _LEADERS = 5
 _NONE = "–"
 _STATES = {
@@ -57,11 +57,8 @@ def page(
     :param dashboard: the command that shows the trials in a browser
     :raises ModuleNotFoundError: jinja2 is not installed
     """
-    import jinja2
-
-    source = files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(source).render(
+    return render(
+        _TEMPLATE,
         study_name=study.study_name,
         time=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         folder=str(folder),

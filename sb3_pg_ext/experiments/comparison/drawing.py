@@ -1,0 +1,206 @@
+"""What the figures of a comparison show, each panel by itself. Matplotlib's axes are called panels here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_pg_ext.experiments.comparison.analysis import Band, Comparison
+from sb3_pg_ext.experiments.figure import COLOURS, DASHES, FAINT, INK, short_number, tidy
+from sb3_pg_ext.experiments.statistics import AGGREGATES, Estimate
+from sb3_pg_ext.experiments.summary import Summary, curve_of
+
+_BOLD = 2.2
+_FEW = (
+    6  # algorithms; with more, bands and single seeds step back, and the cells of a matrix have no room for intervals
+)
+_SCALES_APART = 4.0  # ratio of times above which an axis is logarithmic
+_LONGEST = 26  # characters of a label that are shown beside rows
+
+
+def colour_of(comparison: Comparison, label: str) -> str:
+    """The colour of an algorithm in all figures."""
+    return COLOURS[comparison.labels.index(label) % len(COLOURS)]
+
+
+def dashes_of(comparison: Comparison, label: str) -> tuple[float, ...]:
+    """Its dashes, in widths of the line."""
+    return DASHES[comparison.labels.index(label) % len(DASHES)]
+
+
+def _line(comparison: Comparison, label: str) -> dict[str, Any]:
+    dashes = dashes_of(comparison, label)
+    style: Any = (0, dashes) if dashes else "-"
+    return {"color": colour_of(comparison, label), "linewidth": _BOLD, "linestyle": style, "label": label}
+
+
+def _draw_band(panel: Any, comparison: Comparison, label: str, band: Band, **how: Any) -> None:
+    alpha = 0.18 if len(comparison.labels) <= _FEW else 0.09
+    panel.fill_between(band.x, band.low, band.high, color=colour_of(comparison, label), alpha=alpha, linewidth=0, **how)
+    drawn = panel.step if how else panel.plot
+    drawn(band.x, band.middle, **_line(comparison, label), **({"where": "post"} if how else {}))
+
+
+# --- over training
+
+
+def draw_curves(panel: Any, comparison: Comparison, env_id: str) -> None:
+    """Return over environment steps: every seed thin, the interquartile mean bold, its band behind."""
+    for summary in reversed(comparison.within(env_id)):  # the best is drawn last, on top
+        _draw_runs(panel, comparison, summary)
+        band = comparison.curves.get((summary.label, env_id))
+        if band is None:
+            panel.plot([], [], **_line(comparison, summary.label))
+        else:
+            _draw_band(panel, comparison, summary.label, band)
+    panel.set_xlabel("training (environment steps)")
+    panel.set_ylabel(_return_of_evaluations(comparison, env_id))
+    panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    panel.margins(x=0.01)
+    tidy(panel)
+
+
+def _draw_runs(panel: Any, comparison: Comparison, summary: Summary) -> None:
+    for record in summary.records:
+        if len(record.evaluations) > 1:
+            style = "-" if record.status == "finished" else ":"
+            colour = colour_of(comparison, summary.label)
+            alpha = 0.55 if len(comparison.labels) <= _FEW else 0.3
+            panel.plot(*curve_of(record), color=colour, linewidth=0.8, alpha=alpha, linestyle=style)
+
+
+def _return_of_evaluations(comparison: Comparison, env_id: str) -> str:
+    protocol = comparison.within(env_id)[0].records[0].spec.protocol
+    how = "deterministic" if protocol.deterministic else "stochastic"
+    return f"return per episode\n(mean of {protocol.episodes} {how} episodes)"
+
+
+def draw_clock(panel: Any, comparison: Comparison, env_id: str) -> None:
+    """The same over time: the steps of a curve divided by the median speed of its runs."""
+    timed = {
+        summary.label: Band(band.x / summary.speed, band.middle, band.low, band.high)
+        for summary in reversed(comparison.within(env_id))
+        if (band := comparison.curves.get((summary.label, env_id))) is not None and summary.speed
+    }
+    ends = [band.x[-1] for band in timed.values()]
+    logarithmic = bool(ends) and max(ends) > _SCALES_APART * min(ends)
+    for label, band in timed.items():
+        _draw_band(panel, comparison, label, _after_start(band) if logarithmic else band)
+    if logarithmic:
+        _set_logarithmic(panel)
+    panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    panel.set_xlabel("time of training without evaluations (s)")
+    panel.set_ylabel("return per episode")
+    tidy(panel)
+
+
+def _after_start(band: Band) -> Band:
+    """Without time zero, which has no place on a logarithmic axis."""
+    return Band(*(each[band.x > 0] for each in (band.x, band.middle, band.low, band.high)))
+
+
+def _set_logarithmic(panel: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    panel.xaxis.set_major_locator(LogLocator(numticks=8, subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0)))
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def draw_efficiency(panel: Any, comparison: Comparison) -> None:
+    """Interquartile mean of the normalised return over the share of the budget."""
+    for label, band in reversed(list(comparison.efficiency.items())):
+        _draw_band(panel, comparison, label, band)
+    panel.set_xlabel("training (share of the environment steps)")
+    panel.set_ylabel("normalised return (0: low, 1: high)")
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    panel.margins(x=0.01)
+    tidy(panel)
+
+
+# --- after training
+
+
+def draw_finals(panel: Any, comparison: Comparison, env_id: str) -> None:
+    """The final return of every run as a dot; interquartile mean and its interval."""
+    summaries = comparison.within(env_id)[::-1]
+    for row, summary in enumerate(summaries):
+        colour, finals = colour_of(comparison, summary.label), np.sort(comparison.finals(summary.label, env_id))
+        heights = row + 0.22 * np.cos(np.pi * np.arange(len(finals)))  # alternately above and below, told apart
+        panel.scatter(finals, heights, color=colour, s=16, alpha=0.65, linewidths=0)
+        _draw_estimate(panel, summary.final, row, colour)
+    _set_rows(panel, [summary.label for summary in summaries])
+    panel.set_xlabel("final return per episode")
+    panel.margins(x=0.04)
+
+
+def _draw_estimate(panel: Any, estimate: Estimate | None, row: float, colour: str) -> None:
+    if estimate is None:
+        panel.annotate("no finished run", (0.5, row), xycoords=("axes fraction", "data"), color=FAINT, fontsize=8,
+                       ha="center", va="center")  # fmt: skip
+        return
+    panel.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+    panel.plot([estimate.point], [row], marker="|", markersize=13, markeredgewidth=2.6, color=colour)
+
+
+def _set_rows(panel: Any, labels: Sequence[str]) -> None:
+    panel.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+    panel.set_ylim(-0.6, len(labels) - 0.4)
+    tidy(panel)
+    panel.grid(axis="y", visible=False)
+
+
+def shortened(label: str) -> str:
+    """``label``, not longer than there is room beside a row."""
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+
+
+def draw_aggregate(panel: Any, comparison: Comparison, name: str) -> None:
+    """One of the aggregates with its interval, for every algorithm."""
+    labels = list(comparison.aggregates)[::-1]
+    for row, label in enumerate(labels):
+        _draw_estimate(panel, comparison.aggregates[label][name], row, colour_of(comparison, label))
+    _set_rows(panel, labels)
+    panel.set_xlabel("normalised return below 1" if name == list(AGGREGATES)[-1] else "normalised return")
+
+
+def draw_profiles(panel: Any, comparison: Comparison, profiles: Mapping[str, Band], unit: str) -> None:
+    """Share of runs above each score."""
+    for label, band in reversed(list(profiles.items())):
+        _draw_band(panel, comparison, label, band, step="post")
+    panel.set_xlabel(unit)
+    panel.set_ylabel("share of runs above")
+    panel.set_ylim(-0.02, 1.03)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    panel.margins(x=0)
+    tidy(panel)
+
+
+def draw_improvement(panel: Any, comparison: Comparison) -> None:
+    """P(row > column) as a matrix: blue above one half, red below, the stronger the further from it."""
+    from matplotlib.patches import Rectangle
+
+    labels = comparison.ranking
+    few = len(labels) <= _FEW
+    for (first, second), estimate in comparison.improvement.items():
+        row, column = labels.index(first), labels.index(second)
+        colour = COLOURS[0] if estimate.point >= 0.5 else COLOURS[1]
+        strength = 1.2 * abs(estimate.point - 0.5)
+        panel.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=strength, linewidth=0))
+        panel.text(column, row - 0.12 * few, f"{estimate.point:.2f}", ha="center", va="center", color=INK,
+                   fontsize=9 if few else 7)  # fmt: skip
+        if few and not np.isnan(estimate.low):
+            interval = f"{estimate.low:.2f} – {estimate.high:.2f}"
+            panel.text(column, row + 0.22, interval, ha="center", va="center", color=INK, fontsize=6.5)
+    for number in range(len(labels)):
+        panel.text(number, number, "–", ha="center", va="center", color=FAINT, fontsize=9)
+    panel.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5))
+    tidy(panel)
+    panel.grid(visible=False)
+    panel.set_xticks(range(len(labels)), map(shortened, labels), rotation=30, ha="right")
+    panel.set_yticks(range(len(labels)), map(shortened, labels))
+    panel.set_xlabel("than this")
+    panel.set_ylabel("this is better")
