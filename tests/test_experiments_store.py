@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from sb3_pg_ext.experiments.database import SCHEMA_VERSION
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.results import Evaluation, Outcome
+from sb3_pg_ext.experiments.results import Evaluation, Outcome, Reference
 from sb3_pg_ext.experiments.run_spec import Environment, Protocol, RunSpec
 from sb3_pg_ext.experiments.seeds import seeds_of
 from sb3_pg_ext.experiments.store import MAX_DEATHS, LostRunError, Store
@@ -293,3 +294,119 @@ def test_what_was_acknowledged_survives_kill_9_at_any_moment(store: Store) -> No
     assert all(record.evaluations == (evaluation(0),) for record in records if record.status == "finished")
     assert all(record.status == "pending" for record in records if record.status != "finished")
     assert sqlite3.connect(store.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+# A study as the first version of the file had it, with a run under way, a finished one and a failed one.
+VERSION_1 = Path(__file__).parent / "data" / "study_version_1.sql"
+
+
+def _old_file(path: Path) -> Path:
+    database = sqlite3.connect(path)
+    database.executescript(VERSION_1.read_text(encoding="utf-8"))
+    database.close()
+    return path
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date_with_all_that_it_holds(tmp_path: Path) -> None:
+    path = _old_file(tmp_path / "study.sqlite")
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        before = database.execute("SELECT key, settings, status, step, spec FROM runs ORDER BY key").fetchall()
+    assert len(before) == 3
+    with Store(path) as store:
+        records = store.records()
+        assert sorted(record.status for record in records) == ["failed", "finished", "running"]
+        # The keys of old runs are still theirs.
+        assert {record.spec.key for record in records} == {row[0] for row in before}
+        assert {record.spec.settings_key for record in records} == {row[1] for row in before}
+        assert next(r for r in records if r.status == "finished").final_return == 7.5
+        assert store.references() == {}
+        store.declare([run(5)], references={"CartPole-v1": Reference(9.0, 500.0)})
+    with Store(path) as again:
+        assert again.references() == {"CartPole-v1": Reference(9.0, 500.0)}
+        assert len(again.records()) == 4
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        columns = "SELECT key, settings, status, step, spec FROM runs WHERE key != ? ORDER BY key"
+        assert database.execute(columns, (run(5).key,)).fetchall() == before
+
+
+def _open(path: str, results) -> None:
+    try:
+        with Store(path) as store:
+            results.put(len(store.records()))
+    except Exception as error:
+        results.put(repr(error))
+
+
+def test_several_processes_may_open_an_old_file_at_once(tmp_path: Path) -> None:
+    path = _old_file(tmp_path / "study.sqlite")
+    context = multiprocessing.get_context("forkserver")
+    results = context.Queue()
+    openers = [context.Process(target=_open, args=(str(path), results)) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    assert [results.get(timeout=60) for _ in openers] == [3] * 4
+    for opener in openers:
+        opener.join()
+
+
+def test_an_old_and_a_new_file_have_the_same_tables(tmp_path: Path) -> None:
+    def tables(path: Path, create: bool) -> dict[str, list[tuple]]:
+        Store(path, create=create).close()
+        with sqlite3.connect(path) as database:
+            names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            return {name: database.execute(f"PRAGMA table_info({name})").fetchall() for name in sorted(names)}
+
+    assert tables(_old_file(tmp_path / "old.sqlite"), False) == tables(tmp_path / "new.sqlite", True)
+
+
+def test_damage_is_found_on_opening_and_said_clearly(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite"
+    with Store(path, create=True) as store:
+        store.declare([run(replicate) for replicate in range(200)])
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8192] = bytes(8192)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a study that can be used") as caught:
+        Store(path)
+    assert str(path) in str(caught.value)
+    assert f"sqlite3 {path} .recover" in str(caught.value)
+    assert path.read_bytes() == content
+    with pytest.raises(ValueError, match="not a study"):
+        Store(path)
+    Store(path, check=False).close()
+
+
+def test_scores_of_reference_are_kept_and_replaced(store: Store) -> None:
+    assert store.references() == {}
+    store.declare([run(0)], references={"CartPole-v1": Reference(9.0, 500.0), "A": Reference(-1.0, 1.0)})
+    store.declare([run(0)], references={"CartPole-v1": Reference(20.0, 400.0)})
+    store.declare([run(0)])
+    assert store.references() == {"A": Reference(-1.0, 1.0), "CartPole-v1": Reference(20.0, 400.0)}
+
+
+def imported(origin: str, label: str = "old", **settings: float) -> RunSpec:
+    return replace(run(label=label, **settings), origin=origin)
+
+
+def test_runs_made_elsewhere_are_numbered_and_known_again(store: Store) -> None:
+    curve = [evaluation(0), evaluation(100, 3.0)]
+    first = store.add_imported(imported("a"), curve, {"imported_from": "there"})
+    second = store.add_imported(imported("b"), curve, {}, OUTCOME)
+    other = store.add_imported(imported("c", gamma=0.5), curve, {})
+    assert store.add_imported(imported("a", gamma=0.7), curve, {}) is None
+    assert [(spec.label, spec.replicate) for spec in (first, second, other)] == [("old", 0), ("old", 1), ("old 2", 0)]
+    records = store.records()
+    assert [record.spec for record in records] == [first, second, other]
+    assert all(record.status == "finished" and record.evaluations == tuple(curve) for record in records)
+    assert (records[0].provenance, records[0].outcome) == ({"imported_from": "there"}, None)
+    assert records[1].outcome == OUTCOME
+    # The same settings as a run of our own have another key.
+    assert imported("a").key != run(label="old").key
+    assert imported("a").settings_key != run(label="old").settings_key
+    with pytest.raises(ValueError, match="at least 2"):
+        store.add_imported(imported("d"), curve[:1], {})
+    with pytest.raises(ValueError, match="origin=None"):
+        store.add_imported(run(), curve, {})

@@ -21,7 +21,7 @@ from sb3_pg_ext.experiments.results import Evaluation
 from sb3_pg_ext.experiments.run_spec import Protocol
 from sb3_pg_ext.experiments.runner import execute
 from sb3_pg_ext.experiments.store import Store
-from sb3_pg_ext.experiments.study import Study
+from sb3_pg_ext.experiments.study import Problem, Study
 from sb3_pg_ext.experiments.values import SettingError
 from sb3_pg_ext.experiments.variants import read_variant
 
@@ -86,7 +86,8 @@ def undisturbed(tmp_path_factory) -> Path:
 def test_a_comparison_gives_what_the_runs_give_one_by_one(undisturbed: Path) -> None:
     found = outcomes(undisturbed)
     assert len(found) == 4
-    study = Study([read_variant(text) for text in ALGOS], ["CartPole-v1"], 2, 600, Protocol(200, 2, True, 3))
+    problem = Problem("CartPole-v1", 600, Protocol(200, 2, True, 3))
+    study = Study([read_variant(text) for text in ALGOS], [problem], n_seeds=2)
     for spec in study.runs():
         memory = Memory()
         outcome = execute(spec, memory)
@@ -375,6 +376,6 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path, capsys) -> None:
 
 
 def test_labels_and_settings_must_differ() -> None:
-    study = Study([read_variant("a=ppo"), read_variant("a=a2c")], ["CartPole-v1"], 1, 10, Protocol(10))
+    study = Study([read_variant("a=ppo"), read_variant("a=a2c")], [Problem("CartPole-v1", 10, Protocol(10))], 1)
     with pytest.raises(SettingError, match="'a' is given twice"):
         study.runs()

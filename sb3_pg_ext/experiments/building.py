@@ -104,12 +104,15 @@ def _native(environment: Environment, n_envs: int, seed: int | None) -> VecEnv:
 def _single(env_id: str, kwargs: Mapping[str, Any], wrappers: tuple[str, ...]) -> gym.Env:
     env = gym.make(env_id, **kwargs)
     for name in wrappers:
-        env = _wrapper(name)(env)
+        env = wrapper_class(name)(env)
     return env
 
 
-def _wrapper(name: str) -> type[gym.Wrapper]:
-    """A wrapper class of the few packages that may be named in settings."""
+def wrapper_class(name: str) -> type[gym.Wrapper]:
+    """A wrapper class of the few packages that may be named in settings.
+
+    :raises SettingError: it is none of them
+    """
     module, _, attribute = name.rpartition(".")
     if module not in _WRAPPER_MODULES:
         raise SettingError(f"env_wrapper={name!r}: allowed are classes of {', '.join(_WRAPPER_MODULES)}")

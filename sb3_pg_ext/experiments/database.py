@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE IF NOT EXISTS runs (
     key         TEXT PRIMARY KEY,  -- SHA-256 of the content of the run
     settings    TEXT NOT NULL,     -- the same without seeds
@@ -47,10 +46,24 @@ CREATE TABLE IF NOT EXISTS evaluations (
 """
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, creating it and its tables if need be.
+_VERSION_2 = """
+-- Digest of the files that a run was read from, NULL for one that was made here.
+ALTER TABLE runs ADD COLUMN origin TEXT;
+CREATE TABLE reference_scores (
+    env         TEXT PRIMARY KEY,
+    low         REAL NOT NULL,
+    high        REAL NOT NULL
+);
+"""
+_STEPS = (_VERSION_1, _VERSION_2)  # each leads from the version before it to its own; files of any age take the rest
+SCHEMA_VERSION = len(_STEPS)
 
-    :raises ValueError: it is not a study, or of a newer version of this package
+
+def connect(path: Path, check: bool = True) -> sqlite3.Connection:
+    """Open the file, creating it and its tables if need be, and bringing an older one up to date.
+
+    :param check: whether to read through the file for damage first
+    :raises ValueError: it is damaged, not a study, or of a newer version of this package
     :raises OSError: its folder cannot be created
     """
     try:
@@ -60,25 +73,49 @@ def connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
     database.row_factory = sqlite3.Row
     try:
-        _prepare(database)
+        # WAL lets readers and one writer work at once; FULL waits for the disk, so that what is told of is kept.
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        if check:
+            _check(database)
+        _bring_up_to_date(database)
     except sqlite3.DatabaseError as error:
         database.close()
-        raise ValueError(f"{path} is not a study that can be used: {error}") from error
+        hint = _RESCUE.format(path=path) if "malformed" in str(error) else ""
+        raise ValueError(f"{path} is not a study that can be used: {error}{hint}") from error
     return database
 
 
-def _prepare(database: sqlite3.Connection) -> None:
-    # WAL lets readers and one writer work at once; FULL waits for the disk, so that what is told of is kept.
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"it has version {version}, but this package reads {SCHEMA_VERSION} at most")
-    if version < SCHEMA_VERSION:
-        with transaction(database):
-            for statement in _SCHEMA.split(";"):
+_RESCUE = (
+    ". Nothing was changed. Copy the file first; what can still be read of it is rescued by: "
+    "sqlite3 {path} .recover | sqlite3 rescued.sqlite"
+)
+
+
+def _check(database: sqlite3.Connection) -> None:
+    """
+    :raises sqlite3.DatabaseError: the file is damaged
+    """
+    found = [row[0] for row in database.execute("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        raise sqlite3.DatabaseError(f"it is damaged (malformed): {'; '.join(' '.join(f.split()) for f in found)}")
+
+
+def _bring_up_to_date(database: sqlite3.Connection) -> None:
+    if _version(database) == SCHEMA_VERSION:
+        return
+    with transaction(database):
+        version = _version(database)  # somebody else may have been faster
+        if version > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it has version {version}, but this package reads {SCHEMA_VERSION} at most")
+        for step in _STEPS[version:]:
+            for statement in step.split(";\n"):
                 database.execute(statement)
-            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return database.execute("PRAGMA user_version").fetchone()[0]
 
 
 @contextmanager

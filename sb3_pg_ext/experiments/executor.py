@@ -17,6 +17,8 @@ from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.store import Store
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# What torch imports when it makes the first optimizer: a second of work, once for all runs instead of in each.
+_LATE = "torch._dynamo"
 
 
 class Executor(Protocol):
@@ -133,5 +135,5 @@ def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_cont
     if workers.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        workers.set_forkserver_preload(list(preload))
+        workers.set_forkserver_preload([*preload, _LATE])
         forkserver.ensure_running()

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sb3_pg_ext.experiments.run_spec import RunSpec
 
 Kind = Literal["training", "test"]
 Status = Literal["pending", "running", "finished", "failed"]
+
+
+class Reference(NamedTuple):
+    """Returns that stand for 0 and 1 when scores of different environments are put together.
+
+    :param low: such as the mean return of a random policy
+    :param high: such as that of a policy that is considered good
+    """
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)

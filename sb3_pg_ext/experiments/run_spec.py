@@ -68,6 +68,7 @@ class RunSpec:
     :param protocol: how it is judged
     :param versions: package -> version
     :param threads: of torch; sums of floats depend on it
+    :param origin: of a run that was made elsewhere: digest of the files that it was read from
     """
 
     label: str
@@ -82,6 +83,7 @@ class RunSpec:
     protocol: Protocol
     versions: Mapping[str, str]
     threads: int = 1
+    origin: str | None = None
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, no spaces; :meth:`from_json` is the inverse."""
@@ -111,8 +113,15 @@ class RunSpec:
 
     @cached_property
     def settings_key(self) -> str:
-        """The key without seeds: equal for the replicates of one setting."""
-        return replace(self, replicate=0, seeds=Seeds(0, 0, 0)).key
+        """The key without seeds: equal for the replicates of one setting.
+
+        Of runs that were made elsewhere, what was counted afterwards differs from replicate to replicate, and is left
+        out: the steps, and where between them there is something to see.
+        """
+        setting = replace(self, replicate=0, seeds=Seeds(0, 0, 0))
+        if self.origin is not None:
+            setting = replace(setting, origin="elsewhere", total_steps=0, protocol=Protocol(0))
+        return setting.key
 
     @property
     def name(self) -> str:

@@ -29,6 +29,7 @@ def resolve(
     protocol: Protocol,
     replicate: int = 0,
     n_envs: int | None = None,
+    around: Mapping[str, Any] | None = None,
     vec_env: str = "dummy",
     env_kwargs: Mapping[str, Any] | None = None,
     use_zoo_config: bool = True,
@@ -43,6 +44,7 @@ def resolve(
     :param protocol: how the run is judged
     :param replicate: number of the run within a study
     :param n_envs: number of copies; an ``n_envs`` of the variant wins over it, and it wins over ``zoo_configs``
+    :param around: the other :data:`ENVIRONMENT_KEYS`, which win and lose likewise
     :param vec_env: how they run
     :param env_kwargs: passed to the environment
     :param use_zoo_config: whether to look for tuned settings
@@ -51,10 +53,10 @@ def resolve(
     :raises SettingError: an argument does not exist; the message has the nearest one
     """
     spec = registry.get(variant.key)
-    _check_names(variant, spec)
+    check_names(variant, spec)
     tuned = zoo_config(variant.key, env_id) if use_zoo_config else {}
-    _check_names(Variant(f"zoo_configs/{variant.key}.yml", variant.key, tuned), spec)
-    settings = merge(tuned, {} if n_envs is None else {"n_envs": n_envs}, variant.arguments)
+    check_names(Variant(f"zoo_configs/{variant.key}.yml", variant.key, tuned), spec)
+    settings = merge(tuned, around or {}, {} if n_envs is None else {"n_envs": n_envs}, variant.arguments)
     policy = settings.pop("policy", None)
     environment = _environment(env_id, settings, vec_env, env_kwargs or {})
     arguments = {"device": device} if "device" in spec.defaults else {}
@@ -75,7 +77,10 @@ def resolve(
     )
 
 
-def _check_names(variant: Variant, spec: AlgorithmSpec) -> None:
+def check_names(variant: Variant, spec: AlgorithmSpec) -> None:
+    """
+    :raises SettingError: the algorithm has no such argument, or a command sets it by an option; with the nearest name
+    """
     noise = NOISE_KEYS if "action_noise" in spec.defaults else ()
     known = {*spec.defaults, *ENVIRONMENT_KEYS, *noise, "policy"} - set(OPTIONS)
     for name in variant.arguments:

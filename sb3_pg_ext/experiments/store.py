@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sb3_pg_ext.experiments.database import connect, transaction
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome, Record, Status
+from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome, Record, Reference, Status
 from sb3_pg_ext.experiments.run_spec import RunSpec
 
 FILE_NAME = "study.sqlite"
@@ -32,15 +34,16 @@ class Store:
 
     :param path: the file, created with its folder if ``create``
     :param create: whether to create it
+    :param check: whether to read through it for damage first
     :raises FileNotFoundError: it does not exist, and is not to be created
-    :raises ValueError: it is not a study, or of a newer version of this package
+    :raises ValueError: it is damaged, not a study, or of a newer version of this package
     """
 
-    def __init__(self, path: str | Path, create: bool = False):
+    def __init__(self, path: str | Path, create: bool = False, check: bool = True):
         self.path = Path(path)
         if not create and not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist: there is no study in {self.path.parent}")
-        self._database = connect(self.path)
+        self._database = connect(self.path, check)
 
     def close(self) -> None:
         self._database.close()
@@ -53,30 +56,24 @@ class Store:
 
     # --- what is to be done
 
-    def declare(self, specs: Sequence[RunSpec], command: str = "") -> None:
+    def declare(
+        self, specs: Sequence[RunSpec], command: str = "", references: Mapping[str, Reference] | None = None
+    ) -> None:
         """Add the runs that are not there yet; those that are keep their results.
 
         Runs with other settings under the same label and environment are no longer shown.
 
         :param command: by which the runs were asked for, for the record
+        :param references: environment id -> reference scores, in place of earlier ones of the same environment
         """
         with transaction(self._database):
             self._database.execute("INSERT INTO calls (time, command) VALUES (?, ?)", (time.time(), command))
+            self._database.executemany(
+                "INSERT OR REPLACE INTO reference_scores (env, low, high) VALUES (?, ?, ?)",
+                [(env, *scores) for env, scores in (references or {}).items()],
+            )
             for spec in specs:
-                self._database.execute(
-                    "INSERT INTO runs (key, settings, label, env, replicate, spec, created)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT (key) DO UPDATE SET label = excluded.label, spec = excluded.spec, shown = 1",
-                    (
-                        spec.key,
-                        spec.settings_key,
-                        spec.label,
-                        spec.environment.id,
-                        spec.replicate,
-                        spec.to_json(),
-                        time.time(),
-                    ),
-                )
+                self._insert(spec, "DO UPDATE SET label = excluded.label, spec = excluded.spec, shown = 1")
             for label, env in {(spec.label, spec.environment.id) for spec in specs}:
                 current = {s.settings_key for s in specs if (s.label, s.environment.id) == (label, env)}
                 marks = ", ".join("?" * len(current))
@@ -84,6 +81,72 @@ class Store:
                     f"UPDATE runs SET shown = (settings IN ({marks})) WHERE label = ? AND env = ?",
                     (*current, label, env),
                 )
+
+    def _insert(self, spec: RunSpec, on_conflict: str) -> bool:
+        """Whether the run is new, or has changed."""
+        added = self._database.execute(
+            "INSERT INTO runs (key, settings, label, env, replicate, spec, created, origin)"
+            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) {on_conflict}",
+            (
+                spec.key,
+                spec.settings_key,
+                spec.label,
+                spec.environment.id,
+                spec.replicate,
+                spec.to_json(),
+                time.time(),
+                spec.origin,
+            ),
+        )
+        return bool(added.rowcount)
+
+    def add_imported(
+        self,
+        spec: RunSpec,
+        evaluations: Sequence[Evaluation],
+        provenance: Mapping[str, Any],
+        outcome: Outcome | None = None,
+    ) -> RunSpec | None:
+        """Keep a run that was made elsewhere as a finished one. It is never carried out.
+
+        :param spec: with ``origin``, by which the same run is known again; the store numbers it, and changes a label
+            that other settings have in this environment
+        :param evaluations: at least two, in the order of their steps
+        :param provenance: where it comes from
+        :return: the run as it is kept; ``None`` if it is there already
+        :raises ValueError: it has no origin, or too few evaluations
+        """
+        if spec.origin is None or len(evaluations) < 2:
+            raise ValueError(f"origin={spec.origin!r}, {len(evaluations)} evaluations: one, and at least 2, are needed")
+        with transaction(self._database):
+            if self._database.execute("SELECT 1 FROM runs WHERE origin = ?", (spec.origin,)).fetchone():
+                return None
+            spec = replace(spec, label=self._free_label(spec), replicate=self._next_replicate(spec))
+            self._insert(spec, "DO NOTHING")
+            self._database.execute(
+                "UPDATE runs SET status = 'finished', step = ?, ended = ?, provenance = ?, outcome = ? WHERE key = ?",
+                (
+                    evaluations[-1].step,
+                    time.time(),
+                    json.dumps(dict(provenance)),
+                    None if outcome is None else json.dumps(vars(outcome)),
+                    spec.key,
+                ),
+            )
+            for evaluation in evaluations:
+                self._insert_evaluation(spec.key, "training", evaluation)
+        return spec
+
+    def _free_label(self, spec: RunSpec) -> str:
+        """The label, numbered if other settings have it already in the same environment."""
+        labels = (spec.label if number == 1 else f"{spec.label} {number}" for number in count(1))
+        query = "SELECT 1 FROM runs WHERE label = ? AND env = ? AND settings != ?"
+        taken = lambda label: self._database.execute(query, (label, spec.environment.id, spec.settings_key)).fetchone()  # noqa: E731
+        return next(label for label in labels if not taken(label))
+
+    def _next_replicate(self, spec: RunSpec) -> int:
+        query = "SELECT COALESCE(MAX(replicate) + 1, 0) FROM runs WHERE settings = ?"
+        return self._database.execute(query, (spec.settings_key,)).fetchone()[0]
 
     def pending(self, keys: Iterable[str]) -> list[RunSpec]:
         """Those of ``keys`` that nobody has begun, replicates first: every setting gets its first seed early."""
@@ -175,19 +238,22 @@ class Store:
         """
         with transaction(self._database):
             self._update(key, owner, "step = ?, heartbeat = ?", (evaluation.step, time.time()))
-            self._database.execute(
-                "INSERT INTO evaluations (run, kind, step, mean_return, returns, lengths, seconds)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key,
-                    kind,
-                    evaluation.step,
-                    evaluation.mean_return,
-                    json.dumps(evaluation.returns),
-                    json.dumps(evaluation.lengths),
-                    evaluation.seconds,
-                ),
-            )
+            self._insert_evaluation(key, kind, evaluation)
+
+    def _insert_evaluation(self, key: str, kind: Kind, evaluation: Evaluation) -> None:
+        self._database.execute(
+            "INSERT INTO evaluations (run, kind, step, mean_return, returns, lengths, seconds)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                key,
+                kind,
+                evaluation.step,
+                evaluation.mean_return,
+                json.dumps(evaluation.returns),
+                json.dumps(evaluation.lengths),
+                evaluation.seconds,
+            ),
+        )
 
     def finish(self, key: str, owner: str, outcome: Outcome, provenance: dict[str, Any]) -> None:
         """The run is done.
@@ -215,15 +281,23 @@ class Store:
 
     # --- what has been done
 
-    def records(self) -> list[Record]:
-        """All runs that are shown, in the order in which their settings were declared."""
+    def records(self, hidden: bool = False) -> list[Record]:
+        """All runs that are shown, in the order in which their settings were declared.
+
+        :param hidden: the others as well
+        """
         order = "(SELECT MIN(rowid) FROM runs AS first WHERE first.settings = runs.settings), replicate"
         evaluations: dict[str, dict[str, list[Evaluation]]] = {}
         for row in self._database.execute("SELECT * FROM evaluations ORDER BY step"):
             kinds = evaluations.setdefault(row["run"], {"training": [], "test": []})
             kinds[row["kind"]].append(_evaluation(row))
-        rows = self._database.execute(f"SELECT * FROM runs WHERE shown ORDER BY {order}")
+        rows = self._database.execute(f"SELECT * FROM runs WHERE shown OR ? ORDER BY {order}", (hidden,))
         return [_record(row, **evaluations.get(row["key"], {"training": [], "test": []})) for row in rows]
+
+    def references(self) -> dict[str, Reference]:
+        """Environment id -> its reference scores, where the study has any."""
+        rows = self._database.execute("SELECT env, low, high FROM reference_scores ORDER BY rowid")
+        return {row["env"]: Reference(row["low"], row["high"]) for row in rows}
 
     def commands(self) -> list[str]:
         """The commands by which runs were asked for, each once, in the order of their last use."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from sb3_pg_ext.experiments.executor import Executor
+from sb3_pg_ext.experiments.results import Reference
 from sb3_pg_ext.experiments.run_spec import Protocol as EvaluationProtocol
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.seeds import seeds_of
 from sb3_pg_ext.experiments.settings import resolve
 from sb3_pg_ext.experiments.store import Store
-from sb3_pg_ext.experiments.values import SettingError
+from sb3_pg_ext.experiments.values import SettingError, suggestion
 from sb3_pg_ext.experiments.variants import Variant
 
 _SECONDS_BETWEEN_LOOKS = 0.25
@@ -23,31 +25,49 @@ _LEASE = 1800.0  # seconds after which a silent worker on another machine is tak
 
 
 @dataclass(frozen=True)
+class Problem:
+    """An environment, the budget that a run has in it, and how runs are judged there.
+
+    :param env_id: of the environment
+    :param total_steps: environment steps per run
+    :param protocol: how runs are judged
+    :param kwargs: passed to the environment
+    :param around: ``n_envs``, ``normalize``, ``env_wrapper`` and ``frame_stack``; they win over ``zoo_configs``, and
+        the settings of a variant win over them
+    :param vec_env: how the copies of the environment run
+    :param reference: returns for 0 and 1, for the report
+    """
+
+    env_id: str
+    total_steps: int
+    protocol: EvaluationProtocol
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    around: Mapping[str, Any] = field(default_factory=dict)
+    vec_env: str = "dummy"
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """Algorithms times environments times seeds.
 
     :param variants: the algorithms with their settings
-    :param env_ids: the environments
+    :param problems: the environments, each at most once
     :param n_seeds: runs of each algorithm in each environment
-    :param total_steps: environment steps per run
-    :param protocol: how runs are judged
     :param master_seed: chooses the set of seeds
-    :param n_envs: copies of the environment to train in; ``None`` leaves it to ``zoo_configs``, or 1
-    :param vec_env: how they run
-    :param env_kwargs: passed to the environments
     :param use_zoo_configs: whether tuned settings are used where there are any
     """
 
     variants: Sequence[Variant]
-    env_ids: Sequence[str]
+    problems: Sequence[Problem]
     n_seeds: int
-    total_steps: int
-    protocol: EvaluationProtocol
     master_seed: int = 0
-    n_envs: int | None = None
-    vec_env: str = "dummy"
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     use_zoo_configs: bool = True
+
+    @property
+    def references(self) -> dict[str, Reference]:
+        """Environment id -> its reference scores, where there are any."""
+        return {p.env_id: p.reference for p in self.problems if p.reference is not None}
 
     def runs(self) -> list[RunSpec]:
         """All runs of the study, completely described.
@@ -55,38 +75,72 @@ class Study:
         :raises SettingError: two variants have one label, or are the same
         """
         return [
-            self._run(variant, env_id, replicate)
-            for env_id in self.env_ids
-            for variant in self._distinct(env_id)
+            self._run(variant, problem, replicate)
+            for problem in self.problems
+            for variant in self._distinct(problem)
             for replicate in range(self.n_seeds)
         ]
 
-    def _distinct(self, env_id: str) -> Sequence[Variant]:
+    def _distinct(self, problem: Problem) -> Sequence[Variant]:
         labels: set[str] = set()
         contents: dict[str, str] = {}
         for variant in self.variants:
             if variant.label in labels:
                 raise SettingError(f"the label {variant.label!r} is given twice; name one of them: label=key:...")
-            key = self._run(variant, env_id, 0).key
+            key = self._run(variant, problem, 0).key
             if key in contents:
-                raise SettingError(f"{variant.label!r} and {contents[key]!r} are the same settings on {env_id}")
+                raise SettingError(f"{variant.label!r} and {contents[key]!r} are the same settings on {problem.env_id}")
             labels.add(variant.label)
             contents[key] = variant.label
         return self.variants
 
-    def _run(self, variant: Variant, env_id: str, replicate: int) -> RunSpec:
+    def _run(self, variant: Variant, problem: Problem, replicate: int) -> RunSpec:
         return resolve(
             variant,
-            env_id,
+            problem.env_id,
             seeds=seeds_of(self.master_seed, replicate),
-            total_steps=self.total_steps,
-            protocol=self.protocol,
+            total_steps=problem.total_steps,
+            protocol=problem.protocol,
             replicate=replicate,
-            n_envs=self.n_envs,
-            vec_env=self.vec_env,
-            env_kwargs=self.env_kwargs,
+            around=problem.around,
+            vec_env=problem.vec_env,
+            env_kwargs=problem.kwargs,
             use_zoo_config=self.use_zoo_configs,
         )
+
+
+def select(runs: Sequence[RunSpec], patterns: Sequence[str]) -> list[RunSpec]:
+    """The runs that any of ``patterns`` means.
+
+    :param patterns: ``ALGORITHM/ENV``, ``ALGORITHM`` or ``/ENV``; an algorithm by its label or its key, and ``*`` and
+        ``?`` stand for anything. None at all means all runs
+    :raises SettingError: a pattern means none of them
+    """
+    found: dict[str, RunSpec] = {}
+    for pattern in patterns:
+        meant = {run.key: run for run in runs if _is_meant(run, pattern)}
+        if not meant:
+            known = dict.fromkeys(f"{run.label}/{run.environment.id}" for run in runs)
+            hint = suggestion(pattern, known)
+            raise SettingError(f"--only {pattern}: there is no such run. {hint} There are: {', '.join(known)}")
+        found |= meant
+    return [run for run in runs if run.key in found or not patterns]
+
+
+def _is_meant(run: RunSpec, pattern: str) -> bool:
+    # Ids may hold a slash of their own, and so may labels: each cut is tried.
+    cuts = [at for at, character in enumerate(pattern) if character == "/"]
+    pairs = [(pattern[:at], pattern[at + 1 :]) for at in cuts] + [(pattern, "")]
+    return any(
+        any(_matches(name, algorithm) for name in (run.label, run.algo)) and _matches(run.environment.id, env)
+        for algorithm, env in pairs
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether ``*`` and ``?`` of the pattern can be filled in; brackets stand for themselves, as in net_arch=[64]."""
+    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
+    return not pattern or re.fullmatch("".join(parts), name) is not None
 
 
 class Watcher(Protocol):
@@ -98,15 +152,19 @@ class Watcher(Protocol):
         """
 
 
-def check_all(runs: Iterable[RunSpec]) -> None:
+def check_all(runs: Iterable[RunSpec], where: Callable[[RunSpec], str] = lambda run: "") -> None:
     """Build each setting once, before anything runs.
 
+    :param where: the place at which the setting of a run is asked for, to begin an error with
     :raises SettingError: the first that cannot be built
     """
     from sb3_pg_ext.experiments.building import check
 
     for spec in {run.settings_key: run for run in runs}.values():
-        check(spec)
+        try:
+            check(spec)
+        except SettingError as error:
+            raise SettingError(f"{where(spec)}{error}") from error
 
 
 def carry_out(runs: Sequence[RunSpec], store: Store, executor: Executor, watcher: Watcher) -> None:
@@ -135,6 +193,7 @@ def carry_out(runs: Sequence[RunSpec], store: Store, executor: Executor, watcher
         executor.close()
 
 
-def default_folder(variants: Sequence[Variant], env_ids: Sequence[str]) -> Path:
+def default_folder(study: Study) -> Path:
     """A folder name made of what is compared."""
-    return Path("results", "_".join([*(variant.key for variant in variants), *env_ids]).replace(":", ".")[:100])
+    words = [*(variant.key for variant in study.variants), *(problem.env_id for problem in study.problems)]
+    return Path("results", "_".join(words).replace(":", ".")[:100])

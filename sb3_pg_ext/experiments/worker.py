@@ -34,7 +34,7 @@ def work(store_path: str, key: str, command: str) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     owner = str(Owner.current())
-    with Store(store_path) as store:
+    with Store(store_path, check=False) as store:  # the parent has read through it
         spec = store.claim(key, owner)
         if spec is None:
             return

@@ -1,8 +1,8 @@
 """Train every algorithm in every environment with several seeds, evaluate on held-out start states, and report.
 
-Runs go to parallel processes. Every finished run is kept in study.sqlite in the folder: give the same command
-again after a crash, a kill or Ctrl-C and it goes on; give it again when all is done and nothing runs twice; give
-it with more seeds, algorithms or environments and only these are added.
+What is compared is said by a study file or by options. Runs go to parallel processes. Every finished run is kept in
+study.sqlite in the folder: give the same command again after a crash, a kill or Ctrl-C and it goes on; give it again
+when all is done and nothing runs twice; give it with more seeds, algorithms or environments and only these are added.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,110 +26,193 @@ algorithms:
 examples:
   sb3-pg compare --algo reinforce ppo a2c trpo --env CartPole-v1 --seeds 5 -n 50000
   sb3-pg compare --algo ppo big=ppo:n_steps=512 --env CartPole-v1 Acrobot-v1 -n 100000 -f results/ppo_steps
-  sb3-pg report results/ppo_steps                  look at it while it runs, from another terminal
+  sb3-pg compare study.yml --dry-run               what would run, and how long it would take
+  sb3-pg compare study.yml --only ppo/Pendulum-v1  a part of it
+  sb3-pg compare -f results/ppo_steps --resume     go on with what is in a folder
+  sb3-pg study status results/ppo_steps            how far it is, from another terminal
+  sb3-pg report results/ppo_steps                  look at it while it runs
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--algo", nargs="+", required=True, metavar="ALGO", help="algorithms, with arguments if need be (see below)")
-    add(
-        "--env",
-        nargs="+",
-        required=True,
-        metavar="ENV",
-        help="environment ids; module:Name-v0 imports the module first",
-    )
-    add("-n", "--n-timesteps", type=whole, required=True, metavar="STEPS", help="environment steps of each run")
-    add("--seeds", type=whole, default=5, metavar="K", help="runs of each algorithm in each environment (5)")
-    add(
-        "-f",
-        "--folder",
-        "--log-folder",
-        type=Path,
-        metavar="DIR",
-        help="where the results are kept (results/<algorithms>_<envs>)",
-    )
-    add(
-        "-P",
-        "-j",
-        "--jobs",
-        type=whole,
-        metavar="JOBS",
-        help="runs at once (one per core); has no effect on the results",
-    )
+    parser.add_argument("study", nargs="?", type=Path, metavar="STUDY.yml", help="a study file, in place of --algo ...")
+    _add_study_arguments(parser.add_argument_group("what is compared, without a study file").add_argument)
+    _add_evaluation_arguments(parser.add_argument_group("evaluation, without a study file").add_argument)
+    _add_run_arguments(parser.add_argument_group("what is done").add_argument)
+
+
+def _add_study_arguments(add: Callable[..., Any]) -> None:
+    add("--algo", nargs="+", metavar="ALGO", help="algorithms, with arguments if need be (see below)")
+    add("--env", nargs="+", metavar="ENV", help="environment ids; module:Name-v0 imports the module first")
+    add("-n", "--n-timesteps", type=whole, metavar="STEPS", help="environment steps of each run")
+    add("--seeds", type=whole, metavar="K", help="runs of each algorithm in each environment (5)")
     add("--n-envs", type=whole, metavar="N", help="copies of the environment to train in (tuned settings, else 1)")
-    add("--vec-env", choices=("dummy", "subproc", "native"), default="dummy", help="how the copies run (dummy)")
-    add("--env-kwargs", nargs="+", default=[], metavar="K:V", help="arguments for the environments")
-    _add_evaluation_arguments(parser.add_argument_group("evaluation").add_argument)
-    _add_other_arguments(parser.add_argument_group("other").add_argument)
+    add("--vec-env", choices=("dummy", "subproc", "native"), help="how the copies run (dummy)")
+    add("--env-kwargs", nargs="+", metavar="K:V", help="arguments for the environments")
+    add("--seed", type=count, metavar="S", help="master seed, from which all seeds are derived (0)")
+    add("--no-zoo-config", action="store_true", help="defaults of the signature instead of tuned settings")
 
 
 def _add_evaluation_arguments(add: Callable[..., Any]) -> None:
-    add("--n-evaluations", type=whole, default=20, metavar="K", help="evaluations per run, evenly spread (20)")
+    add("--n-evaluations", type=whole, metavar="K", help="evaluations per run, evenly spread (20)")
     add("--eval-freq", type=whole, metavar="STEPS", help="steps between evaluations, instead of --n-evaluations")
-    add("--eval-episodes", type=whole, default=20, metavar="K", help="episodes per evaluation (20)")
-    add(
-        "--test-episodes",
-        type=count,
-        default=100,
-        metavar="K",
-        help="episodes of the test after training, 0 for none (100)",
-    )
+    add("--eval-episodes", type=whole, metavar="K", help="episodes per evaluation (20)")
+    add("--test-episodes", type=count, metavar="K", help="episodes of the test after training, 0 for none (100)")
     add("--stochastic", action="store_true", help="evaluate with sampled actions instead of the mode of the policy")
 
 
-def _add_other_arguments(add: Callable[..., Any]) -> None:
-    add("--seed", type=count, default=0, metavar="S", help="master seed, from which all seeds are derived (0)")
-    add("--no-zoo-config", action="store_true", help="defaults of the signature instead of tuned settings")
-    add("--retry-failed", action="store_true", help="run again what has failed before")
+def _add_run_arguments(add: Callable[..., Any]) -> None:
+    folder_help = "where the results are kept (results/<name of the file>, results/<algorithms>_<envs>)"
+    jobs_help = "runs at once (one per core); has no effect on the results"
+    add("-f", "--folder", "--log-folder", type=Path, metavar="DIR", help=folder_help)
+    add("-P", "-j", "--jobs", type=whole, metavar="JOBS", help=jobs_help)
     add(
-        "--stall-limit",
-        type=whole,
-        default=1800,
-        metavar="S",
-        help="end a run that has stood still for S seconds (1800)",
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="ALGO/ENV",
+        help="carry out a part of the runs: ALGO/ENV, ALGO or /ENV; * stands for anything",
     )
+    add("--dry-run", action="store_true", help="say what would run and how long it would take; nothing is written")
+    add("--probe", type=count, default=1, metavar="S", help="seconds of training by which --dry-run judges speed (1)")
+    add("--resume", action="store_true", help="go on with a study, and refuse if there is none in the folder yet")
+    add("--retry-failed", action="store_true", help="run again what has failed before")
+    stall_help = "end a run that has stood still for S seconds (1800)"
+    add("--stall-limit", type=whole, default=1800, metavar="S", help=stall_help)
+
+
+# Options that say what is compared, which a study file says as well.
+_DESCRIBING = (
+    *("algo", "env", "n_timesteps", "seeds", "n_envs", "vec_env", "env_kwargs", "seed", "no_zoo_config"),
+    *("n_evaluations", "eval_freq", "eval_episodes", "test_episodes", "stochastic"),
+)
+_SPELLINGS = {"n_timesteps": "-n"}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for.
+
+    :param study: what is compared
+    :param text: the same as a study file
+    :param place: where a run comes from, to begin an error with
+    """
+
+    study: Any
+    text: str
+    folder: Path
+    jobs: int | None = None
+    place: Callable[[Any], str] = lambda run: ""
 
 
 def run(args: argparse.Namespace) -> int:
-    from sb3_pg_ext.experiments.executor import LocalProcesses, warm_up
+    if args.resume and args.study is None and not _given(args) and args.folder is not None:
+        args.study = args.folder / "study.yml"
+    _check_options(args)
+    if not args.dry_run:
+        from sb3_pg_ext.experiments.executor import warm_up
+
+        warm_up()  # the workers' imports go on while this process does its own
+
+    from sb3_pg_ext.experiments.store import FILE_NAME
+    from sb3_pg_ext.experiments.study import check_all, select
+
+    request = _typed(args) if args.study is None else _read(args)
+    if args.resume and not (request.folder / FILE_NAME).is_file():
+        raise FileNotFoundError(f"--resume: there is no study in {request.folder} yet; without it, one is begun")
+    runs = request.study.runs()
+    chosen = select(runs, args.only)
+    check_all(runs, request.place)
+    return _foretell(args, request, chosen) if args.dry_run else _begin(args, request, runs, chosen)
+
+
+def _given(args: argparse.Namespace) -> list[str]:
+    """The options that say what is compared, as they are spelled."""
+    names = [name for name in _DESCRIBING if getattr(args, name) not in (None, False)]
+    return [_SPELLINGS.get(name, "--" + name.replace("_", "-")) for name in names]
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    given = _given(args)
+    if args.study is not None and given:
+        raise ValueError(f"{', '.join(given)}: {args.study} says what is compared; change it there")
+    missing = [spelling for spelling in ("--algo", "--env", "-n") if spelling not in given]
+    if args.study is None and missing:
+        raise ValueError(f"either a study file is needed, or --algo, --env and -n: {', '.join(missing)} missing")
+
+
+def _read(args: argparse.Namespace) -> _Request:
+    """The study of a file."""
+    from sb3_pg_ext.experiments import study_file
+    from sb3_pg_ext.experiments.store import FILE_NAME
+
+    file = study_file.read_study(args.study)
+    kept = args.study.name == study_file.FILE_NAME and args.study.with_name(FILE_NAME).is_file()
+    own = args.study.parent if kept else Path("results", args.study.stem)
+    return _Request(file.study, file.text, args.folder or file.folder or own, args.jobs or file.jobs, file.place)
+
+
+def _typed(args: argparse.Namespace) -> _Request:
+    """The study of the command line."""
+    from sb3_pg_ext.experiments import study_file as usual
+    from sb3_pg_ext.experiments.run_spec import Protocol
+    from sb3_pg_ext.experiments.study import Problem, Study, default_folder
     from sb3_pg_ext.experiments.variants import read_arguments, read_variant
 
     variants = [read_variant(text) for text in args.algo]
-    env_kwargs = read_arguments(args.env_kwargs, separator=":")
-    warm_up()  # the workers' imports go on while this process does its own
+    every = args.eval_freq or math.ceil(args.n_timesteps / (args.n_evaluations or usual.N_EVALUATIONS))
+    tests = usual.TEST_EPISODES if args.test_episodes is None else args.test_episodes
+    problems = [
+        Problem(
+            env_id,
+            args.n_timesteps,
+            Protocol(every, args.eval_episodes or usual.EPISODES, not args.stochastic, tests),
+            kwargs=read_arguments(args.env_kwargs or [], separator=":"),
+            around={} if args.n_envs is None else {"n_envs": args.n_envs},
+            vec_env=args.vec_env or "dummy",
+        )
+        for env_id in dict.fromkeys(args.env)
+    ]
+    study = Study(variants, problems, args.seeds or usual.N_SEEDS, args.seed or 0, not args.no_zoo_config)
+    return _Request(study, usual.study_text(study), args.folder or default_folder(study), args.jobs)
 
+
+def _foretell(args: argparse.Namespace, request: _Request, chosen: Sequence[Any]) -> int:
+    from rich.markup import escape
+
+    from sb3_pg_ext.experiments.console import console, table
+    from sb3_pg_ext.experiments.executor import usable_cores
+    from sb3_pg_ext.experiments.forecast import HEADER, forecasts, study_seconds
+    from sb3_pg_ext.experiments.progress import duration
+
+    terminal, jobs = console(), request.jobs or usable_cores()
+    found = forecasts(chosen, request.folder, args.probe, tell=terminal.print)
+    terminal.print(table(f"What would run, in {request.folder}", HEADER, [tuple(map(escape, f.row())) for f in found]))
+    n_open = sum(forecast.open for forecast in found)
+    seconds = study_seconds(found, jobs)
+    time = "how long is not known" if seconds is None else f"about {duration(seconds)}"
+    terminal.print(f"{len(chosen)} runs, {n_open} still to do; {time} with {jobs} at once. Nothing was written.")
+    return 0
+
+
+def _begin(args: argparse.Namespace, request: _Request, runs: Sequence[Any], chosen: Sequence[Any]) -> int:
+    from sb3_pg_ext.experiments.executor import LocalProcesses
     from sb3_pg_ext.experiments.provenance import command
-    from sb3_pg_ext.experiments.run_spec import Protocol
     from sb3_pg_ext.experiments.store import FILE_NAME, Store
-    from sb3_pg_ext.experiments.study import Study, check_all, default_folder
+    from sb3_pg_ext.experiments.study_file import keep_study
 
-    every = args.eval_freq or math.ceil(args.n_timesteps / args.n_evaluations)
-    study = Study(
-        variants,
-        list(dict.fromkeys(args.env)),
-        n_seeds=args.seeds,
-        total_steps=args.n_timesteps,
-        protocol=Protocol(every, args.eval_episodes, not args.stochastic, args.test_episodes),
-        master_seed=args.seed,
-        n_envs=args.n_envs,
-        vec_env=args.vec_env,
-        env_kwargs=env_kwargs,
-        use_zoo_configs=not args.no_zoo_config,
-    )
-    runs = study.runs()
-    folder = args.folder or default_folder(variants, study.env_ids)
-    check_all(runs)
+    study, folder = request.study, request.folder
     with Store(folder / FILE_NAME, create=True) as store:
-        store.declare(runs, command())
+        store.declare(runs, command(), study.references)
+        keep_study(folder, request.text)
         if args.retry_failed:
-            store.retry_failed([run.key for run in runs])
-        executor = LocalProcesses(store, args.jobs, silence=args.stall_limit)
-        factors = ((len(variants), "algorithm"), (len(study.env_ids), "environment"), (args.seeds, "seed"))
+            store.retry_failed([run.key for run in chosen])
+        executor = LocalProcesses(store, request.jobs, silence=args.stall_limit)
+        factors = ((len(study.variants), "algorithm"), (len(study.problems), "environment"), (study.n_seeds, "seed"))
         size = " × ".join(f"{number} {noun}{'s' * (number > 1)}" for number, noun in factors)
-        print(f"{len(runs)} runs ({size}), {executor.jobs} at once, in {folder}", flush=True)
-        return _carry_out(runs, store, executor, folder)
+        part = f"{len(chosen)} of " if len(chosen) < len(runs) else ""
+        print(f"{part}{len(runs)} runs ({size}), {executor.jobs} at once, in {folder}", flush=True)
+        return _carry_out(chosen, store, executor, folder)
 
 
 def _carry_out(runs: Sequence[Any], store: Any, executor: Any, folder: Path) -> int:

@@ -1,0 +1,129 @@
+"""Look at a comparison, take its numbers elsewhere, and take in runs that were made elsewhere.
+
+status says how far it is, also while it runs. export writes a table of runs and one of evaluations, as CSV and Parquet.
+import reads log folders of rl_zoo3 and of sb3-pg train, and files of Stable-Baselines3's Monitor: they become finished
+runs, marked as imported, which reports show beside the study's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_pg_ext.experiments.commands.arguments import whole
+
+EXAMPLES = """\
+examples:
+  sb3-pg study status results/demo
+  sb3-pg study status results/demo --watch 5
+  sb3-pg study export results/demo -o tables --format parquet
+  sb3-pg study import results/demo logs                               all runs below logs/<algo>/<env>_<n>
+  sb3-pg study import results/demo monitors/run1 --algo my_ppo --env CartPole-v1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="status|export|import")
+    status = actions.add_parser("status", help="how far it is, which runs are under way, and what has failed")
+    _add_folder(status)
+    status.add_argument("--watch", type=whole, metavar="S", help="again every S seconds until Ctrl-C")
+    status.set_defaults(act=_status)
+    export = actions.add_parser("export", help="write runs.csv, evaluations.csv, and the same as Parquet")
+    _add_folder(export)
+    export.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the tables go (<folder>/tables)")
+    formats = ("csv", "parquet")
+    export.add_argument("--format", nargs="+", choices=formats, default=list(formats), help="which (both)")
+    export.set_defaults(act=_export)
+    imports = actions.add_parser("import", help="take in runs from log folders and files of Monitor")
+    _add_folder(imports)
+    imports.add_argument("logs", nargs="+", type=Path, metavar="LOGS", help="a folder with runs in it or below; a file")
+    imports.add_argument("--algo", help="algorithm, where the files do not say it")
+    imports.add_argument("--env", help="environment id, where the files do not say it")
+    imports.add_argument("--name", metavar="LABEL", help="how the runs are named in tables (<algo> (imported))")
+    imports.set_defaults(act=_import)
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where study.sqlite is")
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.act(args)
+
+
+def _status(args: argparse.Namespace) -> int:
+    import time
+
+    from sb3_pg_ext.experiments.console import console
+    from sb3_pg_ext.experiments.store import FILE_NAME, Store
+    from sb3_pg_ext.experiments.study_status import Status
+
+    terminal = console()
+    with Store(args.folder / FILE_NAME) as store:
+        while True:
+            _show(Status.of(store), args.folder, terminal)
+            if args.watch is None:
+                return 0
+            time.sleep(args.watch)
+
+
+def _show(status: Any, folder: Path, terminal: Any) -> None:
+    from rich.markup import escape
+
+    from sb3_pg_ext.experiments.console import table
+    from sb3_pg_ext.experiments.study_status import RUNNING, SETTINGS
+
+    rows = [tuple(map(escape, row)) for row in status.settings()]
+    terminal.print(table(escape(str(folder)), SETTINGS, rows, right_from=2))
+    running = [tuple(map(escape, row)) for row in status.running()]
+    if running:
+        terminal.print(table("", RUNNING, running, right_from=1))
+    for line in status.failures():
+        terminal.print(f"[red]✗[/] {escape(line)}", soft_wrap=True)
+    terminal.print(status.line(), markup=False)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from sb3_pg_ext.experiments.store import FILE_NAME, Store
+    from sb3_pg_ext.experiments.tidy_tables import export
+
+    with Store(args.folder / FILE_NAME) as store:
+        records = store.records()
+    for file in export(records, args.output or args.folder / "tables", dict.fromkeys(args.format)):
+        print(file)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from sb3_pg_ext.experiments.log_files import UnreadableRunError
+    from sb3_pg_ext.experiments.log_import import find_runs, read_run
+    from sb3_pg_ext.experiments.store import FILE_NAME, Store
+
+    paths = list(dict.fromkeys(run for logs in args.logs for run in find_runs(logs)))
+    found, troubles = [], []
+    for path in paths:
+        try:
+            found.append((path, read_run(path, args.algo, args.env, args.name)))
+        except UnreadableRunError as error:
+            troubles.append(str(error))
+    if found:
+        with Store(args.folder / FILE_NAME, create=True) as store:
+            kept = [_keep(path, imported, store) for path, imported in found]
+        print(f"{sum(kept)} runs imported, {len(kept) - sum(kept)} were there already.")
+    _complain(troubles)
+    return 1 if troubles else 0
+
+
+def _keep(path: Path, imported: Any, store: Any) -> bool:
+    spec = store.add_imported(imported.spec, imported.evaluations, imported.provenance)
+    print(f"{path}: {'there already' if spec is None else spec.name}")
+    return spec is not None
+
+
+def _complain(troubles: Sequence[str]) -> None:
+    import sys
+
+    for trouble in troubles:
+        print(f"not imported: {trouble}", file=sys.stderr)
