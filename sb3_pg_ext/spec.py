@@ -270,7 +270,10 @@ def space_from_json(text: str) -> dict[str, Dimension]:
     :raises ValueError: an entry is not a dimension; the message names it
     """
     space: dict[str, Dimension] = {}
-    for name, entry in json.loads(text).items():
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"a search space is a table of argument names, not {text[:40]!r}")
+    for name, entry in document.items():
         try:
             space[name] = _decode(entry)
         except (TypeError, KeyError, ValueError) as error:

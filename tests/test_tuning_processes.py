@@ -200,12 +200,20 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
 
 def test_the_same_command_twice_gives_the_same_trials_also_if_one_was_interrupted(tmp_path):
     found = []
-    for folder, counts_of_calls in ((tmp_path / "one", [6]), (tmp_path / "two", [2, 5, 6])):
-        for n_trials in counts_of_calls:
-            extra = ["--n-trials", str(n_trials), "-j", "1", "--trials-only", "--seeds-per-trial", "2"]
-            assert main(tune(folder, *extra, n="200")) == 0
-        trials = trials_of(f"journal:{folder}/trials.log")
+    extra = ["-j", "1", "--trials-only", "--seeds-per-trial", "2"]
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        storage = f"journal:{folder}/trials.log"
+        if folder.name == "two":
+            assert main(tune(folder, *extra, "--n-trials", "1")) == 0
+            driver = started(tune(folder, *extra, "--n-trials", "6"), folder)
+            wait_for(under_way(storage, after=2))
+            os.killpg(driver.pid, signal.SIGINT)
+            assert driver.wait(60) == 130
+        assert main(tune(folder, *extra, "--n-trials", "6")) == 0
+        trials = [trial for trial in trials_of(storage) if counts(trial)]
         found.append([(t.params, t.state, t.value, t.intermediate_values) for t in trials])
+    assert len(trials_of(storage)) > 6, "one was lost on the way"
     assert found[0] == found[1]
     assert len({json.dumps(params, sort_keys=True) for params, *_ in found[0]}) == 6
 
@@ -230,6 +238,23 @@ def test_from_start_to_end(tmp_path, capsys):
     assert len(trials_of(f"journal:{tmp_path}/trials.log")) == 4
     assert main(tune(tmp_path, *extra, "gamma:0.8")) == 2
     assert "arguments is {'gamma': 0.8, 'n_envs': 2}, but was {'gamma': 0.9" in capsys.readouterr().err
+
+
+def test_a_study_of_something_else_is_not_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_pg_ext.experiments.tuning.tuning._SECONDS_FOR_A_PLAN", 0.1)
+    plan = plan_tuning("npg", "CartPole-v1", 200)
+    storage = f"journal:{tmp_path}/trials.log"
+    foreign = optuna.create_study(storage=open_storage(storage), study_name="npg_CartPole-v1")
+    foreign.tell(foreign.ask(), 1.0)
+    with pytest.raises(SettingError, match="was not begun by sb3-pg tune"):
+        Tuning(plan, tmp_path)
+    # A study without trials is that of a process which was killed before it could say what it is.
+    optuna.create_study(storage=open_storage(storage), study_name="empty", direction="maximize")
+    with Tuning(plan, tmp_path, study_name="empty", start={"gamma": 0.9}) as tuning:
+        assert tuning.study.user_attrs["start"] == {"gamma": 0.9}
+    with pytest.raises(SettingError, match=r"start is \{'gamma': 0.8\}, but was \{'gamma': 0.9\}"):
+        Tuning(plan, tmp_path, study_name="empty", start={"gamma": 0.8})
+    Tuning(plan, tmp_path, study_name="empty").close()
 
 
 def test_a_timeout_begins_no_further_trial(tmp_path, capsys):

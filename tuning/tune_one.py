@@ -36,8 +36,9 @@ def main() -> None:
     )
     print("Searched:", *(f"  {name}: {dimension}" for name, dimension in plan.dimensions.items()), sep="\n")
     folder = Path("results", f"tune_one_{args.algo}_{args.env}")
-    with Tuning(plan, folder) as tuning, TuningProgress(console()) as progress:
-        tuning.run(args.n_trials, watcher=progress)
+    with Tuning(plan, folder) as tuning:
+        with TuningProgress(console()) as progress:
+            tuning.run(args.n_trials, watcher=progress)
         winner = tuning.choose(top=3, seeds=5)
         files = write_report(tuning.study, plan, folder)
     print(f"{winner.label}: {departures(plan.algo, winner.settings)}")

@@ -172,9 +172,15 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     if winner.label == DEFAULTS:
         terminal.print("No trial is better than the defaults: no entry is written.")
         return 0
-    for folder in filter(None, (tuning.folder, args.write)):
+    better = sum(winner.scores) / len(winner.scores) > sum(winner.default_scores) / len(winner.default_scores)
+    if not better:
+        terminal.print("[yellow]The verdict is against the trial[/]: the entry is only kept in the folder.")
+    for folder in (tuning.folder, *([args.write] if args.write and better else [])):
         file = write_entry(folder, tuning.plan, winner, _commands(args, tuning.plan))
         terminal.print(f"  {file}", markup=False, soft_wrap=True)
+    terminal.print("To repeat the verdict, with the entry in zoo_configs or with all settings typed:")
+    terminal.print(f"  sb3-pg report {tuning.folder / 'verdict'}    shows its runs", markup=False, soft_wrap=True)
+    terminal.print(f"  {_typed(args, tuning.plan, changed)}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -196,6 +202,18 @@ def _commands(args: argparse.Namespace, plan: Any) -> list[str]:
     compare += ["--env-kwargs", *args.env_kwargs] if args.env_kwargs else []
     compare += ["--vec-env", args.vec_env] if args.vec_env != "dummy" else []
     return [without_password(command()), shlex.join(compare)]
+
+
+def _typed(args: argparse.Namespace, plan: Any, changed: dict[str, Any]) -> str:
+    """The command that makes the runs of the verdict, whatever zoo_configs holds."""
+    import shlex
+
+    from sb3_pg_ext.experiments.values import as_text
+
+    settings = ",".join(f"{name}={as_text(value)}" for name, value in changed.items())
+    compare = shlex.split(_commands(args, plan)[1])
+    compare[compare.index("--algo") + 1] = f"tuned={plan.algo}:{settings}"
+    return shlex.join([*compare, "--no-zoo-config"])
 
 
 def _report(tuning: Any, terminal: Any) -> None:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_pg_ext.experiments.results import Record
 from sb3_pg_ext.experiments.run_spec import Protocol, RunSpec
 from sb3_pg_ext.experiments.seeds import choice_seeds, seeds_of
+from sb3_pg_ext.experiments.tuning.ledger import counts
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.values import merge
 
@@ -51,6 +52,7 @@ class Winner:
     :param label: ``trial <number>`` or ``defaults``
     :param settings: all that differs from the constructor's defaults, as plain data
     :param contenders: all that stood for choice, the best first
+    :param n_trials: of the tuning, those that were given up included
     :param scores: mean return of each run of the winner on the seeds that judge it
     :param default_scores: the same of the defaults
     """
@@ -58,6 +60,7 @@ class Winner:
     label: str
     settings: Mapping[str, Any]
     contenders: Sequence[Contender]
+    n_trials: int
     scores: tuple[float, ...]
     default_scores: tuple[float, ...]
 
@@ -75,16 +78,18 @@ def choose(
     """See :meth:`~sb3_pg_ext.experiments.tuning.tuning.Tuning.choose`. Finished runs are kept: nothing runs twice."""
     plan = replace(plan, total_steps=total_steps or plan.total_steps)
     defaults = Contender(DEFAULTS, study.user_attrs.get("start", {}), None)
-    contenders = [*finalists(study.get_trials(deepcopy=False), top), defaults]
+    trials = study.get_trials(deepcopy=False)
+    contenders = [*finalists([t for t in trials if "given" not in t.user_attrs], top), defaults]
     candidates = {c.label: [_candidate_run(plan, c, number) for number in range(seeds)] for c in contenders}
     scores = _scores(candidates, folder / "choice", jobs, console)
     ranked = sorted(
-        (replace(c, scores=scores[c.label]) for c in contenders if scores[c.label]),
+        # One whose runs have failed is not chosen by those that have not.
+        (replace(c, scores=scores[c.label]) for c in contenders if len(scores[c.label]) == seeds),
         key=lambda c: worth(c.scores),
         reverse=True,
     )
     if not ranked:
-        raise RuntimeError(f"no run of the final choice has been completed; see {folder / 'choice'}")
+        raise RuntimeError(f"some runs of every contender have failed: see sb3-pg report {folder / 'choice'}")
     best = ranked[0]
     judged = {"tuned": best, DEFAULTS: defaults}
     if best.label == DEFAULTS:
@@ -92,12 +97,15 @@ def choose(
     verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}
     found = _scores(verdict, folder / "verdict", jobs, console)
     settings = merge(_around(plan), best.settings)
-    return Winner(best.label, settings, ranked, found.get("tuned", found[DEFAULTS]), found[DEFAULTS])
+    judged_scores = found.get("tuned", found[DEFAULTS])
+    return Winner(best.label, settings, ranked, sum(map(counts, trials)), judged_scores, found[DEFAULTS])
 
 
 def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
     """The ``top`` best of the trials that were completed, equal settings once."""
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    whole = max((len(trial.user_attrs.get("scores", ())) for trial in complete), default=0)
+    complete = [trial for trial in complete if len(trial.user_attrs.get("scores", ())) == whole]
     best: dict[str, Contender] = {}
     for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
         settings = rounded(trial.user_attrs["settings"])

@@ -75,7 +75,8 @@ def _evidence(winner: Winner) -> list[str]:
     used = versions()
     packages = ", ".join(f"{package} {used[package]}" for package in ("sb3_pg_ext", "stable_baselines3", "torch"))
     return [
-        f"Tuned {datetime.now(UTC):%Y-%m-%d} with {packages}: {winner.label}, chosen of {len(winner.contenders)}. "
+        f"Tuned {datetime.now(UTC):%Y-%m-%d} with {packages}: {winner.label} of {winner.n_trials}, chosen of "
+        f"{len(winner.contenders)} contenders. "
         f"On {len(winner.scores)} fresh seeds: {describe(winner.scores)}; defaults: {describe(winner.default_scores)}."
     ]
 

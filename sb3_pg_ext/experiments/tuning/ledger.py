@@ -22,8 +22,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sb3_pg_ext.experiments.owner import Owner
 
 MAX_DEATHS = 2  # a trial whose workers die this often is failed: it may well be what kills them
-SILENCE = 120.0  # seconds without a beat after which a worker on another machine is taken for dead
-_SILENCE_OF_NOBODY = 30.0  # the same for a trial that was begun and has no owner yet
+# Seconds without a beat after which a worker on another machine is taken for dead; and any worker of a trial that has
+# no owner yet, as long as the sampler thinks about it.
+SILENCE = 120.0
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -62,10 +63,13 @@ def _why_void(trials: Sequence[FrozenTrial], number: int, n_trials: int | None) 
     return None
 
 
-def enqueue_once(study: Study, parameters: dict[str, Any], name: str) -> None:
-    """Have a trial with ``parameters`` carried out, once however many processes ask for it under the same name."""
+def enqueue_once(study: Study, parameters: dict[str, Any], name: str, **marks: Any) -> None:
+    """Have a trial with ``parameters`` carried out, once however many processes ask for it under the same name.
+
+    :param marks: user attributes of the trial, and of those in place of it
+    """
     if not any(trial.user_attrs.get("in_place_of") == name for trial in study.get_trials(deepcopy=False)):
-        study.enqueue_trial(parameters, user_attrs={"in_place_of": name})
+        study.enqueue_trial(parameters, user_attrs={"in_place_of": name, **marks})
 
 
 class Recovery:
@@ -85,39 +89,38 @@ class Recovery:
         :return: numbers of the trials that are done again
         """
         trials = self.study.get_trials(deepcopy=False)
-        replaced = {trial.user_attrs.get("in_place_of") for trial in trials}
+        replaced = {trial.user_attrs.get("in_place_of") for trial in trials if "void" not in trial.user_attrs}
         again = []
         for trial in trials:
-            if not self._is_lost(trial):
+            if not (self._is_abandoned(trial) or trial.state is TrialState.FAIL):
                 continue
+            settled = "void" in trial.user_attrs or "reason" in trial.user_attrs  # its worker had just said so
             deaths = trial.user_attrs.get("deaths", 0) + (_pid(trial) in killed)
-            if trial.number not in replaced and deaths < MAX_DEATHS:
-                marks = {"in_place_of": trial.number, "deaths": deaths}
+            if not settled and trial.number not in replaced and deaths < MAX_DEATHS:
+                given = {"given": trial.user_attrs["given"]} if "given" in trial.user_attrs else {}
+                marks = {"in_place_of": trial.number, "deaths": deaths, **given}
                 self.study.enqueue_trial(_parameters(trial), user_attrs=marks)
                 again.append(trial.number)
             if trial.state is TrialState.RUNNING:
-                self._close(trial, f"{deaths} workers died over it" if deaths >= MAX_DEATHS else None)
+                reason = None if settled or deaths < MAX_DEATHS else f"{deaths} workers died over it"
+                self._close(trial, reason)
         return again
 
-    def _is_lost(self, trial: FrozenTrial) -> bool:
-        if "void" in trial.user_attrs:
-            return False
-        if trial.state is TrialState.FAIL:
-            return "reason" not in trial.user_attrs
+    def _is_abandoned(self, trial: FrozenTrial) -> bool:
         if trial.state is not TrialState.RUNNING:
             return False
         owner = trial.user_attrs.get("owner")
         dead = None if owner is None else Owner.parse(owner).is_dead()
-        return self._is_silent(trial, SILENCE if owner else _SILENCE_OF_NOBODY) if dead is None else dead
+        return self._is_silent(trial) if dead is None else dead
 
-    def _is_silent(self, trial: FrozenTrial, limit: float) -> bool:
+    def _is_silent(self, trial: FrozenTrial) -> bool:
         """By the clock of this process alone: those of two machines may differ."""
         beat, now = trial.user_attrs.get("beat"), time.monotonic()
         before, since = self._beats.get(trial.number, (None, now))
         if trial.number not in self._beats or before != beat:
             self._beats[trial.number] = (beat, now)
             return False
-        return now - since > limit
+        return now - since > SILENCE
 
     def _close(self, trial: FrozenTrial, reason: str | None) -> None:
         try:
@@ -129,8 +132,10 @@ class Recovery:
 
 
 def _pid(trial: FrozenTrial) -> int | None:
+    """Process number of the worker, if it is one of this machine."""
     owner = trial.user_attrs.get("owner")
-    return Owner.parse(owner).pid if owner else None
+    here = owner and Owner.parse(owner).host == Owner.current().host
+    return Owner.parse(owner).pid if owner and here else None
 
 
 def _parameters(trial: FrozenTrial) -> dict[str, Any]:

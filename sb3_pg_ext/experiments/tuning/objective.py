@@ -63,7 +63,9 @@ class _Runs:
         self.by_seed = isinstance(trial.study.pruner, WilcoxonPruner)
 
     def value(self) -> float:
-        settings = suggest(self.plan.dimensions, self.trial)
+        sampled = suggest(self.plan.dimensions, self.trial)
+        # The space may not hold what a trial is asked for with, such as the defaults: it has the nearest parameters.
+        settings = self.trial.user_attrs.get("given", sampled)
         self.trial.set_user_attr("settings", settings)
         for replicate in range(self.plan.seeds_per_trial):
             try:
@@ -126,6 +128,8 @@ def _beating(trial: Trial) -> Iterator[None]:
                 trial.set_user_attr("beat", number)
             except optuna.exceptions.UpdateFinishedTrialError:
                 return
+            except Exception:
+                continue  # the storage does not answer; the next beat may come through
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

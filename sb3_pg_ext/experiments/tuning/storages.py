@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import re
+import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -17,6 +20,7 @@ JOURNAL = "journal:"
 _SECONDS_BETWEEN_HEARTBEATS = 15
 _GRACE = 600  # longer than the silence of the ledger, which has a lost trial carried out again
 _WAIT_FOR_LOCK = 60.0
+_ATTEMPTS = 10
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -48,21 +52,29 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 def _database(url: str) -> BaseStorage:
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
+    if url.startswith("sqlite") and (url.endswith("://") or ":memory:" in url):
+        raise SettingError(f"storage={url!r}: the trials are carried out by other processes, which need a file")
     options = {"connect_args": {"timeout": _WAIT_FOR_LOCK}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(
-                with_driver(url),
-                engine_kwargs=options,
-                heartbeat_interval=_SECONDS_BETWEEN_HEARTBEATS,
-                grace_period=_GRACE,
-            )
+        for _ in range(_ATTEMPTS):
+            try:
+                return _opened(with_driver(url), options)
+            except (IntegrityError, ProgrammingError):  # another process makes the tables at the same time
+                time.sleep(random.uniform(0.2, 1.0))
+        return _opened(with_driver(url), options)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise SettingError(f"storage={without_password(url)!r} cannot be opened: {reason}") from error
+
+
+def _opened(url: str, options: dict[str, Any]) -> BaseStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            url, engine_kwargs=options, heartbeat_interval=_SECONDS_BETWEEN_HEARTBEATS, grace_period=_GRACE
+        )
 
 
 def with_driver(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ TUNING_FILE, WINNER_FILE = "tuning.json", "winner.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES_IN_A_ROW = 5
 _DEATHS_IN_A_ROW = 5
+_SECONDS_FOR_A_PLAN = 10.0
+_SECONDS_WITHOUT_STORAGE = 120.0
 
 
 class TuningError(RuntimeError):
@@ -103,27 +106,46 @@ class Tuning:
 
     def _open(self, start: Mapping[str, Any]) -> Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name=self.study_name,
-            storage=self._storage,
-            direction=StudyDirection.MAXIMIZE,
-            load_if_exists=True,
-        )
-        begun_with = study.user_attrs.get("plan")
-        if begun_with is None:
-            study.set_user_attr("plan", self.plan.to_json())
-            study.set_user_attr("start", dict(start))
-            study.set_user_attr("versions", versions(registry.get(self.plan.algo).cls))
-        elif differences := self.plan.differences(Plan.from_json(begun_with)):
-            raise SettingError(
-                f"the study {self.study_name!r} in {without_password(self.storage)} was begun otherwise: "
-                f"{'; '.join(differences)}. Give another --study-name, or the options it was begun with"
+        try:  # only one process can create it, and that one says what it is
+            study = optuna.create_study(
+                study_name=self.study_name, storage=self._storage, direction=StudyDirection.MAXIMIZE
             )
+            self._begin(study, start)
+        except optuna.exceptions.DuplicatedStudyError:
+            study = optuna.load_study(study_name=self.study_name, storage=self._storage)
+            self._join(study, start)
         call = {name: without_password(str(value)) for name, value in provenance().items()}
         study.set_user_attr("calls", [*study.user_attrs.get("calls", []), call])
-        first = merge(registry.get(self.plan.algo).defaults, self.plan.arguments, study.user_attrs["start"])
-        enqueue_once(study, parameters_of(self.plan.dimensions, first), "the first trial")
+        given = study.user_attrs["start"]
+        first = merge(registry.get(self.plan.algo).defaults, self.plan.arguments, given)
+        enqueue_once(study, parameters_of(self.plan.dimensions, first), "the first trial", given=given)
         return study
+
+    def _begin(self, study: Study, start: Mapping[str, Any]) -> None:
+        study.set_user_attr("start", dict(start))
+        study.set_user_attr("versions", versions(registry.get(self.plan.algo).cls))
+        study.set_user_attr("plan", self.plan.to_json())  # the last one: who finds it finds the others
+
+    def _join(self, study: Study, start: Mapping[str, Any]) -> None:
+        """
+        :raises SettingError: the study is of something else
+        """
+        where = f"the study {self.study_name!r} in {without_password(self.storage)}"
+        patience = time.monotonic() + _SECONDS_FOR_A_PLAN
+        while "plan" not in study.user_attrs and time.monotonic() < patience and not study.trials:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if "plan" not in study.user_attrs:
+            if study.trials or study.direction is not StudyDirection.MAXIMIZE:
+                raise SettingError(f"{where} was not begun by sb3-pg tune. Give another --study-name")
+            self._begin(study, start)  # who created it was killed
+        differences = self.plan.differences(Plan.from_json(study.user_attrs["plan"]))
+        if start and start != study.user_attrs["start"]:
+            differences.append(f"start is {dict(start)!r}, but was {study.user_attrs['start']!r}")
+        if differences:
+            raise SettingError(
+                f"{where} was begun otherwise: {'; '.join(differences)}. "
+                "Give another --study-name, or the options it was begun with"
+            )
 
     def run(
         self,
@@ -148,24 +170,30 @@ class Tuning:
             raise ValueError("n_trials=None and timeout=None: one of them must end the tuning")
         workers = _Workers(self, jobs or usable_cores(), n_trials)
         recover, end = Recovery(self.study), time.monotonic() + (float("inf") if timeout is None else timeout)
-        watcher = watcher or _Nobody()
+        watcher, connection_ = watcher or _Nobody(), _Connection(self.storage)
+        ended_before = {trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state in ENDED}
+        killed: set[int] = set()
         try:
             while True:
-                recover(killed=workers.reap())
-                trials = self.study.get_trials(deepcopy=False)
-                watcher.look(trials, n_trials)
-                _check_not_hopeless(trials)
-                workers.check_fruitful(len(trials))
-                if time.monotonic() < end:
-                    workers.start(_open_places(trials, n_trials))
-                elif not workers:
-                    return
-                if not workers and n_trials is not None and _all_ended(trials, n_trials):
-                    return
+                killed |= workers.reap()
+                with connection_:
+                    recover(killed)
+                    killed.clear()
+                    trials = self.study.get_trials(deepcopy=False)
+                    watcher.look(trials, n_trials)
+                    _check_not_hopeless([trial for trial in trials if trial.number not in ended_before])
+                    workers.check_fruitful(len(trials))
+                    if time.monotonic() < end:
+                        workers.start(_open_places(trials, n_trials))
+                    elif not workers:
+                        return
+                    if not workers and n_trials is not None and _all_ended(trials, n_trials):
+                        return
                 workers.wait(_SECONDS_BETWEEN_LOOKS)
         finally:
             workers.close()
-            recover()
+            with contextlib.suppress(Exception):  # the next call does it as well
+                recover()
 
     def choose(
         self, top: int = 5, seeds: int = 5, jobs: int | None = None, total_steps: int | None = None, console: Any = None
@@ -188,6 +216,34 @@ class Tuning:
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+class _Connection:
+    """Errors of a database are waited out for a while: servers are restarted.
+
+    :param storage: URL
+    """
+
+    def __init__(self, storage: str):
+        self.storage = storage
+        self._failing_since: float | None = None
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: Any) -> bool:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, (SQLAlchemyError, optuna.exceptions.StorageInternalError)):
+            self._failing_since = None if error is None else self._failing_since
+            return False
+        self._failing_since = self._failing_since or time.monotonic()
+        if time.monotonic() - self._failing_since > _SECONDS_WITHOUT_STORAGE:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            where_ = without_password(self.storage)
+            raise TuningError(f"{where_} has not answered for {_SECONDS_WITHOUT_STORAGE:.0f} s: {reason}") from None
+        time.sleep(1.0)
+        return True
 
 
 class _Workers:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import optuna
 from optuna.study import Study
+from optuna.trial import TrialState
 
+from sb3_pg_ext.experiments.tuning.ledger import counts
 from sb3_pg_ext.experiments.tuning.objective import objective
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import PrunerName, SamplerName, make_pruner, make_sampler
@@ -67,7 +69,8 @@ def run_trial(storage: str, study_name: str, proposal: Proposal, slot: int = 0, 
 def _run_trial(study: Study, proposal: Proposal, slot: int, n_trials: int | None) -> None:
     plan = Plan.from_json(study.user_attrs["plan"])
     study.pruner = make_pruner(proposal.pruner, plan)
-    n_before = len(study.get_trials(deepcopy=False))
+    # Lost trials, and those that are waiting to be carried out again, leave the proposals of the others as they are.
+    n_before = sum(counts(t) for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING)
     study.sampler = make_sampler(proposal.sampler, plan.master_seed, n_before, slot, proposal.n_startup_trials)
     # What goes wrong with a trial is written down in it, and the next one may be better.
     study.optimize(partial(objective, plan=plan, n_trials=n_trials), n_trials=1, catch=(Exception,))
