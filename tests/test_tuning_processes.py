@@ -108,6 +108,8 @@ def started(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            # A test that itself runs in the background of a shell ignores Ctrl-C, and its children would do so too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
@@ -311,7 +313,7 @@ def test_workers_that_cannot_get_a_trial_end_the_tuning(tmp_path, monkeypatch):
 def test_mistakes_show_before_anything_is_stored(tmp_path, capsys):
     for extra, words in [
         (["--sampler", "bayes"], "sampler='bayes': allowed are 'tpe'"),
-        (["--pruner", "wilcoxon", "--seeds-per-trial", "2"], "at least 3"),
+        (["--pruner", "wilcoxon", "--seeds-per-trial", "2"], "at least 5"),
         (["-params", "learning_rat:0.1"], "no argument 'learning_rat'. Did you mean 'learning_rate'"),
         (["-params", "policy:NoPolicy"], "NoPolicy"),
         (["--aggregate", "best"], "aggregate='best'"),
