@@ -335,6 +335,18 @@ def test_a_trial_whose_worker_dies_just_after_calling_it_void_or_failed_is_close
     assert [counts(study.trials[trial.number]) for trial in (void, failed)] == [False, True]
 
 
+def test_a_trial_that_ends_while_it_is_looked_at_is_not_done_again(study, monkeypatch):
+    trial = running(study, ALIVE)
+
+    def ends_now(owner: Owner) -> bool:
+        study.tell(trial, 1.0, skip_if_finished=True)
+        return True
+
+    monkeypatch.setattr(Owner, "is_dead", ends_now)
+    assert Recovery(study)() == []
+    assert [(t.state, t.value) for t in study.trials] == [(TrialState.COMPLETE, 1.0)]
+
+
 def test_a_void_twin_does_not_stand_for_the_trial_that_is_lost(study):
     lost = running(study, DEAD)
     study.enqueue_trial({"x": 0.1}, user_attrs={"in_place_of": lost.number, "void": "for some reason"})

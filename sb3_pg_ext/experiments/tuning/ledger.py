@@ -92,7 +92,13 @@ class Recovery:
         replaced = {trial.user_attrs.get("in_place_of") for trial in trials if "void" not in trial.user_attrs}
         again = []
         for trial in trials:
-            if not (self._is_abandoned(trial) or trial.state is TrialState.FAIL):
+            if self._is_abandoned(trial):
+                # It may have ended well after it was read, and its worker with it. Now that the worker is known to be
+                # dead, it stays what it is.
+                trial = self.study.get_trials(deepcopy=False)[trial.number]
+            elif trial.state is TrialState.RUNNING:
+                continue
+            if trial.state not in (TrialState.RUNNING, TrialState.FAIL):
                 continue
             settled = "void" in trial.user_attrs or "reason" in trial.user_attrs  # its worker had just said so
             deaths = trial.user_attrs.get("deaths", 0) + (_pid(trial) in killed)
