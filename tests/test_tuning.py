@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,18 @@ def test_storages_by_url(tmp_path):
     (tmp_path / "text.db").write_text("no database " * 1000)
     with pytest.raises(SettingError, match="cannot be opened: file is not a database"):
         open_storage(f"sqlite:///{tmp_path}/text.db")
+
+
+def test_tunings_that_start_at_the_same_time_make_one_database(tmp_path):
+    together = threading.Barrier(4)
+
+    def open_at_once(url: str) -> int:
+        together.wait()
+        return len(open_storage(url).get_all_studies())
+
+    with ThreadPoolExecutor(4) as pool:
+        for attempt in range(5):
+            assert list(pool.map(open_at_once, [f"sqlite:///{tmp_path}/{attempt}.db"] * 4)) == [0] * 4
 
 
 def test_a_line_that_a_killed_process_has_left_unfinished_spoils_nothing(tmp_path):

@@ -217,7 +217,15 @@ def _typed(args: argparse.Namespace, plan: Any, changed: dict[str, Any]) -> str:
 
 
 def _report(tuning: Any, terminal: Any) -> None:
+    from optuna.exceptions import StorageInternalError
+
     from sb3_pg_ext.experiments.tuning.report import write_report
 
-    for file in write_report(tuning.study, tuning.plan, tuning.folder):
+    try:
+        files = write_report(tuning.study, tuning.plan, tuning.folder)
+    except StorageInternalError:
+        terminal.print("The trials cannot be read now. For the report, once they can:", highlight=False)
+        terminal.print(f"  sb3-pg report {tuning.folder}", markup=False, soft_wrap=True)
+        return
+    for file in files:
         terminal.print(f"  {file}", markup=False, soft_wrap=True)

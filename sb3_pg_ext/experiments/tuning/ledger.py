@@ -101,7 +101,7 @@ class Recovery:
             if trial.state not in (TrialState.RUNNING, TrialState.FAIL):
                 continue
             settled = "void" in trial.user_attrs or "reason" in trial.user_attrs  # its worker had just said so
-            deaths = trial.user_attrs.get("deaths", 0) + (_pid(trial) in killed)
+            deaths = trial.user_attrs.get("deaths", 0) + (process_of(trial) in killed)
             if not settled and trial.number not in replaced and deaths < MAX_DEATHS:
                 given = {"given": trial.user_attrs["given"]} if "given" in trial.user_attrs else {}
                 marks = {"in_place_of": trial.number, "deaths": deaths, **given}
@@ -137,8 +137,8 @@ class Recovery:
             return  # somebody else was faster
 
 
-def _pid(trial: FrozenTrial) -> int | None:
-    """Process number of the worker, if it is one of this machine."""
+def process_of(trial: FrozenTrial) -> int | None:
+    """Number of the process that works, or has worked, on ``trial``, if it is one of this machine."""
     owner = trial.user_attrs.get("owner")
     here = owner and Owner.parse(owner).host == Owner.current().host
     return Owner.parse(owner).pid if owner and here else None

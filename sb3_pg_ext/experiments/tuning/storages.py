@@ -52,7 +52,7 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 def _database(url: str) -> BaseStorage:
-    from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     if url.startswith("sqlite") and (url.endswith("://") or ":memory:" in url):
         raise SettingError(f"storage={url!r}: the trials are carried out by other processes, which need a file")
@@ -61,12 +61,22 @@ def _database(url: str) -> BaseStorage:
         for _ in range(_ATTEMPTS):
             try:
                 return _opened(with_driver(url), options)
-            except (IntegrityError, ProgrammingError):  # another process makes the tables at the same time
+            except DBAPIError as error:
+                if not _tables_are_being_made(error):
+                    raise
                 time.sleep(random.uniform(0.2, 1.0))
         return _opened(with_driver(url), options)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise SettingError(f"storage={without_password(url)!r} cannot be opened: {reason}") from error
+
+
+def _tables_are_being_made(error: Exception) -> bool:
+    """Whether another process makes the tables of a new database at the same time, to judge by ``error``."""
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    # PostgreSQL gives either of these two; SQLite an OperationalError like any other
+    return isinstance(error, (IntegrityError, ProgrammingError)) or "already exists" in str(error)
 
 
 def _opened(url: str, options: dict[str, Any]) -> BaseStorage:

@@ -7,8 +7,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_pg_ext import registry
 from sb3_pg_ext.bases.atomic_file import atomic_write
 from sb3_pg_ext.experiments.building import check
-from sb3_pg_ext.experiments.executor import context, usable_cores
-from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.executor import usable_cores
 from sb3_pg_ext.experiments.provenance import provenance, versions
 from sb3_pg_ext.experiments.tuning.choice import Winner, choose
 from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueue_once
@@ -28,19 +25,15 @@ from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import check_packages, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
 from sb3_pg_ext.experiments.tuning.storages import JOURNAL, close_storage, open_storage, without_password
-from sb3_pg_ext.experiments.tuning.worker import Proposal, work
+from sb3_pg_ext.experiments.tuning.worker import Proposal
+from sb3_pg_ext.experiments.tuning.workers import Order, TuningError, Workers
 from sb3_pg_ext.experiments.values import SettingError, merge
 
 TUNING_FILE, WINNER_FILE = "tuning.json", "winner.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES_IN_A_ROW = 5
-_DEATHS_IN_A_ROW = 5
 _SECONDS_FOR_A_PLAN = 10.0
 _SECONDS_WITHOUT_STORAGE = 120.0
-
-
-class TuningError(RuntimeError):
-    """The tuning cannot go on: its trials all fail."""
 
 
 class Watcher(Protocol):
@@ -168,7 +161,7 @@ class Tuning:
         """
         if n_trials is None and timeout is None:
             raise ValueError("n_trials=None and timeout=None: one of them must end the tuning")
-        workers = _Workers(self, jobs or usable_cores(), n_trials)
+        workers = Workers(self._order(n_trials), self.folder / "logs", jobs or usable_cores())
         recover, end = Recovery(self.study), time.monotonic() + (float("inf") if timeout is None else timeout)
         watcher, connection_ = watcher or _Nobody(), _Connection(self.storage)
         ended_before = {trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state in ENDED}
@@ -184,7 +177,7 @@ class Tuning:
                     _check_not_hopeless([trial for trial in trials if trial.number not in ended_before])
                     workers.check_fruitful(len(trials))
                     if time.monotonic() < end:
-                        workers.start(_open_places(trials, n_trials))
+                        workers.start(_open_places(trials, n_trials), trials)
                     elif not workers:
                         return
                     if not workers and n_trials is not None and _all_ended(trials, n_trials):
@@ -194,6 +187,9 @@ class Tuning:
             workers.close()
             with contextlib.suppress(Exception):  # the next call does it as well
                 recover()
+
+    def _order(self, n_trials: int | None) -> Order:
+        return Order(self.storage, self.study_name, self.proposal, n_trials)
 
     def choose(
         self, top: int = 5, seeds: int = 5, jobs: int | None = None, total_steps: int | None = None, console: Any = None
@@ -244,75 +240,6 @@ class _Connection:
             raise TuningError(f"{where_} has not answered for {_SECONDS_WITHOUT_STORAGE:.0f} s: {reason}") from None
         time.sleep(1.0)
         return True
-
-
-class _Workers:
-    """The worker processes of one call, in numbered slots."""
-
-    def __init__(self, tuning: Tuning, jobs: int, n_trials: int | None):
-        self.tuning, self.jobs, self.n_trials = tuning, jobs, n_trials
-        self._context = context()
-        self._slots: dict[int, BaseProcess] = {}
-        self._deaths = self._n_trials = 0
-        (tuning.folder / "logs").mkdir(exist_ok=True)
-
-    def __bool__(self) -> bool:
-        return bool(self._slots)
-
-    def start(self, wanted: float) -> None:
-        """Fill free slots, as long as more trials are wanted than workers have yet to ask for."""
-        asking = sum(process.pid not in self._owners() for process in self._slots.values())
-        for slot in range(self.jobs):
-            if slot not in self._slots and asking < wanted:
-                self._slots[slot] = self._started(slot)
-                asking += 1
-
-    def _owners(self) -> set[int]:
-        running = self.tuning.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {Owner.parse(t.user_attrs["owner"]).pid for t in running if "owner" in t.user_attrs}
-
-    def _started(self, slot: int) -> BaseProcess:
-        tuning = self.tuning
-        log = str(tuning.folder / "logs" / f"worker{slot}_{time.time_ns()}.log")
-        arguments = (tuning.storage, tuning.study_name, tuning.proposal, slot, self.n_trials, log)
-        process: Any = self._context.Process(target=work, args=arguments, name=f"worker {slot}")
-        process.start()
-        return process
-
-    def reap(self) -> set[int]:
-        """Free the slots of processes that have ended; the numbers of those that did not end by themselves."""
-        killed = set()
-        for slot, process in list(self._slots.items()):
-            if not process.is_alive():
-                process.join()
-                if process.exitcode:
-                    killed.add(process.pid or 0)
-                del self._slots[slot]
-        self._deaths += len(killed)
-        return killed
-
-    def check_fruitful(self, n_trials: int) -> None:
-        """
-        :raises TuningError: worker processes die before they have a trial, and would do so for ever
-        """
-        if n_trials > self._n_trials:
-            self._n_trials, self._deaths = n_trials, 0
-        if self._deaths >= _DEATHS_IN_A_ROW:
-            logs = self.tuning.folder / "logs"
-            raise TuningError(f"{self._deaths} worker processes in a row have ended without a trial: see {logs}")
-
-    def wait(self, timeout: float) -> None:
-        """Until a worker has ended, ``timeout`` seconds at most."""
-        if not self._slots:
-            time.sleep(timeout)
-        connection.wait([process.sentinel for process in self._slots.values()], timeout)
-
-    def close(self) -> None:
-        for process in self._slots.values():
-            process.kill()
-        for process in self._slots.values():
-            process.join()
-        self._slots.clear()
 
 
 def _open_places(trials: list[FrozenTrial], n_trials: int | None) -> float:

@@ -1,0 +1,103 @@
+"""The processes that work on a tuning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_pg_ext.experiments.executor import context
+from sb3_pg_ext.experiments.tuning.ledger import process_of
+from sb3_pg_ext.experiments.tuning.worker import Proposal, work
+
+_DEATHS_IN_A_ROW = 5
+
+
+class TuningError(RuntimeError):
+    """The tuning cannot go on."""
+
+
+class Order(NamedTuple):
+    """What workers are to do: ask a study for trials, up to ``n_trials`` in all, and carry them out."""
+
+    storage: str
+    study_name: str
+    proposal: Proposal
+    n_trials: int | None
+
+
+class Workers:
+    """The worker processes of one call, in numbered slots.
+
+    :param order: what each of them is to do
+    :param logs: folder of their log files
+    :param jobs: number of slots
+    """
+
+    def __init__(self, order: Order, logs: Path, jobs: int):
+        self.order, self.logs, self.jobs = order, logs, jobs
+        self._context = context()
+        self._slots: dict[int, BaseProcess] = {}
+        self._deaths = self._n_trials = 0
+        logs.mkdir(exist_ok=True)
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    def start(self, wanted: float, trials: Sequence[FrozenTrial]) -> None:
+        """Fill free slots, as long as more trials are wanted than workers have yet to ask for.
+
+        :param trials: of the study, those from which ``wanted`` was counted
+        """
+        busy = {process_of(trial) for trial in trials if trial.state is TrialState.RUNNING}
+        asking = sum(process.pid not in busy for process in self._slots.values())
+        for slot in range(self.jobs):
+            if slot not in self._slots and asking < wanted:
+                self._slots[slot] = self._started(slot)
+                asking += 1
+
+    def _started(self, slot: int) -> BaseProcess:
+        order, log = self.order, str(self.logs / f"worker{slot}_{time.time_ns()}.log")
+        arguments = (order.storage, order.study_name, order.proposal, slot, order.n_trials, log)
+        process: Any = self._context.Process(target=work, args=arguments, name=f"worker {slot}")
+        process.start()
+        return process
+
+    def reap(self) -> set[int]:
+        """Free the slots of processes that have ended; the numbers of those that did not end by themselves."""
+        killed = set()
+        for slot, process in list(self._slots.items()):
+            if not process.is_alive():
+                process.join()
+                if process.exitcode:
+                    killed.add(process.pid or 0)
+                del self._slots[slot]
+        self._deaths += len(killed)
+        return killed
+
+    def check_fruitful(self, n_trials: int) -> None:
+        """
+        :raises TuningError: worker processes die before they have a trial, and would do so for ever
+        """
+        if n_trials > self._n_trials:
+            self._n_trials, self._deaths = n_trials, 0
+        if self._deaths >= _DEATHS_IN_A_ROW:
+            raise TuningError(f"{self._deaths} worker processes in a row have ended without a trial: see {self.logs}")
+
+    def wait(self, timeout: float) -> None:
+        """Until a worker has ended, ``timeout`` seconds at most."""
+        if not self._slots:
+            time.sleep(timeout)
+        connection.wait([process.sentinel for process in self._slots.values()], timeout)
+
+    def close(self) -> None:
+        for process in self._slots.values():
+            process.kill()
+        for process in self._slots.values():
+            process.join()
+        self._slots.clear()
