@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -450,10 +451,25 @@ def test_times_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
     panel = new_figure((3, 3)).subplots()
     drawing.draw_clock(panel, comparison, "CartPole-v1")
     assert panel.get_xscale() == "log"
-    assert {line.get_label(): list(line.get_xdata()) for line in panel.get_lines()} == {
-        "slow": pytest.approx([50.0, 100.0]),
-        "fast": pytest.approx([0.5, 1.0]),
-    }
+    ranges = {line.get_label(): [min(line.get_xdata()), max(line.get_xdata())] for line in panel.get_lines()}
+    assert ranges == {"slow": pytest.approx([0.1, 100.0]), "fast": pytest.approx([0.001, 1.0])}, "without time zero"
+
+
+def test_curves_over_time_are_those_of_the_clocks_of_the_runs(tmp_path: Path) -> None:
+    with Store(tmp_path / "study.sqlite", create=True) as store:
+        specs = [run("ppo", replicate) for replicate in range(2)]
+        store.declare(specs)
+        for spec, times in zip(specs, ((0.0, 8.0, 10.0), (0.0, 2.0, 20.0)), strict=True):
+            store.claim(spec.key, ME)
+            for step, seconds in zip((0, 500, 1000), times, strict=True):
+                at = replace(evaluation(step, float(step)), train_seconds=seconds)
+                store.add_evaluation(spec.key, ME, "training", at)
+            store.finish(spec.key, ME, Outcome(1000, 200.0, 150.0, 20.0), {})
+        band = Comparison(summarise(store.records())).clocks["ppo", "CartPole-v1"]
+    # Of two runs the interquartile mean is the mean.
+    wanted = {0.0: 0.0, 2.0: (125 + 500) / 2, 10.0: (1000 + 500 + 500 * 8 / 18) / 2, 20.0: 1000.0}
+    assert np.interp(list(wanted), band.x, band.middle) == pytest.approx(list(wanted.values()), abs=1.0)
+    assert (band.x[0], band.x[-1]) == (0.0, 20.0)
 
 
 def test_references_of_the_command(both: Path, capsys) -> None:

@@ -91,6 +91,24 @@ def test_training_ends_at_the_budget_and_not_where_a_rollout_ends(text: str, ste
     assert memory.steps[-1] == outcome.steps
 
 
+def test_seconds_of_training_leave_evaluations_out(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("sb3_pg_ext.experiments.evaluation.time.perf_counter", lambda: now[0])
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    def evaluator(model, step: int) -> Evaluation:
+        pass_time(100.0)
+        return Evaluation(step, (0.0,), (1,), 100.0)
+
+    spec = spec_of("a2c")
+    kept: list[Evaluation] = []
+    callback = EvaluationCallback(evaluator, 20, 60, kept.append, lambda step, seconds: pass_time(1.0))
+    build_model(spec, training_env(spec.environment, spec.seeds.train)).learn(60, callback=callback)
+    assert [(e.step, e.train_seconds) for e in kept] == [(step, float(step)) for step in (0, 20, 40, 60)]
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_evaluating_leaves_no_trace_in_training(deterministic: bool) -> None:
     def trained(every: int) -> tuple[torch.Tensor, list]:

@@ -55,7 +55,11 @@ CREATE TABLE reference_scores (
     high        REAL NOT NULL
 );
 """
-_STEPS = (_VERSION_1, _VERSION_2)  # each leads from the version before it to its own; files of any age take the rest
+_VERSION_3 = """
+-- Of training before the evaluation, NULL where it was not taken down.
+ALTER TABLE evaluations ADD COLUMN train_seconds REAL;
+"""
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)  # each leads from the version before it to its own; files of any age take the rest
 SCHEMA_VERSION = len(_STEPS)
 
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class EvaluationCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         steps = self.num_timesteps - self._start
-        self.on_progress(self.num_timesteps, time.perf_counter() - self._began - self.seconds)
+        self.on_progress(self.num_timesteps, self._train_seconds())
         if steps >= min(self._due, self.total_steps) > self._last_step - self._start:
             self._evaluate()
             self._due = (steps // self.every + 1) * self.every
@@ -146,8 +147,12 @@ class EvaluationCallback(BaseCallback):
         if self._last_step - self._start < min(self.total_steps, self.num_timesteps - self._start):
             self._evaluate()
 
+    def _train_seconds(self) -> float:
+        return time.perf_counter() - self._began - self.seconds
+
     def _evaluate(self) -> None:
-        evaluation = self.evaluator(self.model, self.num_timesteps)
+        train_seconds = self._train_seconds()
+        evaluation = replace(self.evaluator(self.model, self.num_timesteps), train_seconds=train_seconds)
         self._last_step = self.num_timesteps
         self.seconds += evaluation.seconds
         self.on_evaluation(evaluation)

@@ -31,12 +31,14 @@ class Evaluation:
     :param returns: undiscounted sums of rewards, one per episode
     :param lengths: steps of the same episodes
     :param seconds: wall-clock time that it took
+    :param train_seconds: wall-clock time of training before it, without evaluations; ``None`` if it is not known
     """
 
     step: int
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     seconds: float
+    train_seconds: float | None = None
 
     @property
     def mean_return(self) -> float:

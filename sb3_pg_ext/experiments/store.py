@@ -242,8 +242,8 @@ class Store:
 
     def _insert_evaluation(self, key: str, kind: Kind, evaluation: Evaluation) -> None:
         self._database.execute(
-            "INSERT INTO evaluations (run, kind, step, mean_return, returns, lengths, seconds)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO evaluations (run, kind, step, mean_return, returns, lengths, seconds, train_seconds)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key,
                 kind,
@@ -252,6 +252,7 @@ class Store:
                 json.dumps(evaluation.returns),
                 json.dumps(evaluation.lengths),
                 evaluation.seconds,
+                evaluation.train_seconds,
             ),
         )
 
@@ -310,7 +311,8 @@ class Store:
 
 
 def _evaluation(row: sqlite3.Row) -> Evaluation:
-    return Evaluation(row["step"], tuple(json.loads(row["returns"])), tuple(json.loads(row["lengths"])), row["seconds"])
+    returns, lengths = (tuple(json.loads(row[name])) for name in ("returns", "lengths"))
+    return Evaluation(row["step"], returns, lengths, row["seconds"], row["train_seconds"])
 
 
 def _record(row: sqlite3.Row, training: list[Evaluation], test: list[Evaluation]) -> Record:

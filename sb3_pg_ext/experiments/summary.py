@@ -107,6 +107,18 @@ def curve_of(record: Record) -> tuple[list[int], list[float]]:
     return [e.step for e in record.evaluations], [e.mean_return for e in record.evaluations]
 
 
+def clock_of(record: Record) -> tuple[list[float], list[float]]:
+    """Seconds of training and mean returns of the evaluations.
+
+    Where the seconds were not taken down, they are those of a run that was equally fast all the time.
+    """
+    seconds = [e.train_seconds for e in record.evaluations if e.train_seconds is not None]
+    if len(seconds) < len(record.evaluations):
+        speed = record.outcome.steps_per_second if record.outcome else math.nan
+        seconds = [e.step / speed for e in record.evaluations]
+    return seconds, [e.mean_return for e in record.evaluations]
+
+
 def best_first(summaries: Iterable[Summary]) -> list[Summary]:
     """By final return, those without any at the end."""
     return sorted(summaries, key=lambda s: -math.inf if s.final is None else s.final.point, reverse=True)

@@ -27,7 +27,7 @@ RUN_COLUMNS = {
 EVALUATION_COLUMNS = {
     **{"key": "string", "label": "string", "env": "string", "replicate": "int64", "kind": "string", "step": "int64"},
     **{"episodes": "int64", "mean_return": "double", "std_return": "double", "mean_length": "double"},
-    **{"seconds": "double", "returns": "list<double>", "lengths": "list<int64>"},
+    **{"seconds": "double", "train_seconds": "double", "returns": "list<double>", "lengths": "list<int64>"},
 }
 
 
@@ -122,6 +122,7 @@ def _evaluation_row(record: Record, kind: Kind, evaluation: Evaluation) -> dict[
         "std_return": statistics.pstdev(evaluation.returns),
         "mean_length": statistics.fmean(evaluation.lengths),
         "seconds": evaluation.seconds,
+        "train_seconds": evaluation.train_seconds,
         "returns": list(evaluation.returns),
         "lengths": list(evaluation.lengths),
     }

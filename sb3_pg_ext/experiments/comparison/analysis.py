@@ -22,7 +22,7 @@ from sb3_pg_ext.experiments.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
-from sb3_pg_ext.experiments.summary import Summary, best_first, curve_of
+from sb3_pg_ext.experiments.summary import Summary, best_first, clock_of, curve_of
 
 _POINTS = 101  # of profiles, and of curves over several environments
 
@@ -84,6 +84,11 @@ class Comparison:
     def curves(self) -> dict[tuple[str, str], Band]:
         """(label, environment) -> interquartile mean of the return over environment steps, of finished runs."""
         return {(s.label, s.env_id): band for s in self.summaries if (band := _curve(s)) is not None}
+
+    @cached_property
+    def clocks(self) -> dict[tuple[str, str], Band]:
+        """The same over seconds of training. A run that has ended stays where it was."""
+        return {(s.label, s.env_id): band for s in self.summaries if (band := _clock(s)) is not None}
 
     @cached_property
     def pairs(self) -> dict[str, list[Pair]]:
@@ -192,6 +197,16 @@ def _curve(summary: Summary) -> Band | None:
         return None
     steps = np.unique(np.concatenate([curve_of(record)[0] for record in records]))
     return Band(steps, *curve_band(_interpolated(records, steps)))
+
+
+def _clock(summary: Summary) -> Band | None:
+    clocks = [clock_of(record) for record in summary.with_curve if record.outcome is not None]
+    if not clocks:
+        return None
+    end = max(seconds[-1] for seconds, _ in clocks)
+    # Evenly spread on either axis, so that the early part of a slow method is there on a logarithmic one.
+    seconds = np.unique([*np.linspace(0, end, _POINTS), *np.geomspace(end / 1000, end, _POINTS)])
+    return Band(seconds, *curve_band(np.stack([np.interp(seconds, *clock) for clock in clocks])))
 
 
 def _interpolated(records: Sequence[Record], steps: Any) -> Array:

@@ -92,17 +92,17 @@ def _clock(comparison: Comparison) -> Chart:
     return Chart(
         "wall_clock",
         "Return over time",
-        "The learning curves once more over time: environment steps divided by the median speed of the runs, learning "
-        "included, evaluations not. Runs shared the machine with others, so that ratios say more than seconds; where "
-        "they are large the axis is logarithmic.",
+        "The learning curves once more over time, learning included, evaluations not; a run that has ended stays where "
+        "it was. Runs shared the machine with others, so that ratios say more than seconds; where they are large the "
+        "axis is logarithmic.",
         _by_environment(comparison, "return over seconds of training.", drawing.draw_clock),
         _size(len(comparison.env_ids)),
-        key="time at the median speed of the runs · band: 95 % bootstrap interval of the return",
+        key="bold: interquartile mean over seeds · band: its 95 % bootstrap interval",
     )
 
 
 def _timed(comparison: Comparison) -> bool:
-    return bool(comparison.curves) and any(summary.speed for summary in comparison.summaries)
+    return bool(comparison.clocks)
 
 
 def _finals(comparison: Comparison) -> Chart:

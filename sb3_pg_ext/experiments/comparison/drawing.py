@@ -78,11 +78,11 @@ def _return_of_evaluations(comparison: Comparison, env_id: str) -> str:
 
 
 def draw_clock(panel: Any, comparison: Comparison, env_id: str) -> None:
-    """The same over time: the steps of a curve divided by the median speed of its runs."""
+    """The same over time: what the runs had reached after so many seconds."""
     timed = {
-        summary.label: Band(band.x / summary.speed, band.middle, band.low, band.high)
+        summary.label: comparison.clocks[summary.label, env_id]
         for summary in reversed(comparison.within(env_id))
-        if (band := comparison.curves.get((summary.label, env_id))) is not None and summary.speed
+        if (summary.label, env_id) in comparison.clocks
     }
     ends = [band.x[-1] for band in timed.values()]
     logarithmic = bool(ends) and max(ends) > _SCALES_APART * min(ends)
