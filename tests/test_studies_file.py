@@ -63,6 +63,27 @@ def arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def test_an_algorithm_may_take_part_in_some_of_the_environments(tmp_path: Path) -> None:
+    text = """\
+algorithms:
+  - a2c
+  - {key: dqn, environments: [CartPole-v1]}
+  - key: sac
+    environments: [Pendulum-v1]
+environments: [CartPole-v1, Pendulum-v1]
+seeds: 1
+n_timesteps: 100
+"""
+    study = read(text, tmp_path).study
+    assert [(run.label, run.environment.id) for run in study.runs()] == [
+        *(("a2c", "CartPole-v1"), ("dqn", "CartPole-v1")),
+        *(("a2c", "Pendulum-v1"), ("sac", "Pendulum-v1")),
+    ]
+    assert read(study_text(study), tmp_path).study.runs() == study.runs()
+    with pytest.raises(SettingError, match=r"line 5.*'Pendulum-v0' is none of the environments of the study: Cart"):
+        read(text.replace("    environments: [Pendulum-v1]", "    environments: [Pendulum-v0]"), tmp_path)
+
+
 def test_a_file_is_read_as_it_says(tmp_path: Path) -> None:
     file = read(WHOLE, tmp_path)
     assert (file.folder, file.jobs, file.text) == (Path("results/elsewhere"), 3, WHOLE)

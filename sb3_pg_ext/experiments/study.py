@@ -51,7 +51,7 @@ class Problem:
 class Study:
     """Algorithms times environments times seeds.
 
-    :param variants: the algorithms with their settings
+    :param variants: the algorithms with their settings, each in all environments or in those that it names
     :param problems: the environments, each at most once
     :param n_seeds: runs of each algorithm in each environment
     :param master_seed: chooses the set of seeds
@@ -84,7 +84,8 @@ class Study:
     def _distinct(self, problem: Problem) -> Sequence[Variant]:
         labels: set[str] = set()
         contents: dict[str, str] = {}
-        for variant in self.variants:
+        here = [variant for variant in self.variants if variant.runs_in(problem.env_id)]
+        for variant in here:
             if variant.label in labels:
                 raise SettingError(f"the label {variant.label!r} is given twice; name one of them: label=key:...")
             key = self._run(variant, problem, 0).key
@@ -92,7 +93,7 @@ class Study:
                 raise SettingError(f"{variant.label!r} and {contents[key]!r} are the same settings on {problem.env_id}")
             labels.add(variant.label)
             contents[key] = variant.label
-        return self.variants
+        return here
 
     def _run(self, variant: Variant, problem: Problem, replicate: int) -> RunSpec:
         return resolve(

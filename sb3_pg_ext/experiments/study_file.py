@@ -6,6 +6,7 @@
       - reinforce
       - reinforce:baseline=mean
       - {key: ppo, name: small, overrides: {n_steps: 64, policy_kwargs.net_arch: [32, 32]}}
+      - {key: sac, environments: [Pendulum-v1]}
     environments:                    # ids, or tables
       - CartPole-v1
       - id: Pendulum-v1
@@ -55,7 +56,7 @@ _STUDY = (
     "master_seed",
     "jobs",
 )
-_ALGORITHM = ("key", "name", "overrides")
+_ALGORITHM = ("key", "name", "overrides", "environments")
 _ENVIRONMENT = (
     "id",
     "kwargs",
@@ -106,6 +107,7 @@ def read_study(path: Path) -> StudyFile:
     lines: dict[str, int] = {}
     variants = [_named(part, _variant(part), "label", lines) for part in parts["algorithms"].items()]
     problems = [_named(part, _problem(part, parts), "env_id", lines) for part in parts["environments"].items()]
+    _check_environments(parts["algorithms"], [problem.env_id for problem in problems])
     study = Study(
         variants,
         problems,
@@ -161,7 +163,17 @@ def _variant(part: Part) -> Variant:
         with override.blamed():
             given = merge(given, nest({argument: override.plain()}))
     text = ",".join(f"{argument}={as_text(value)}" for argument, value in given.items())
-    return Variant(name if "name" in parts or not text else f"{key}:{text}", key, given)
+    label = name if "name" in parts or not text else f"{key}:{text}"
+    environments = tuple(env.text() for env in parts["environments"].items()) if "environments" in parts else None
+    return Variant(label, key, given, environments)
+
+
+def _check_environments(algorithms: Part, env_ids: list[str]) -> None:
+    for algorithm in (part for part in algorithms.items() if part.is_table):
+        named = algorithm.table(_ALGORITHM, required=("key",)).get("environments")
+        for env in named.items() if named else []:
+            if env.text() not in env_ids:
+                raise env.error(f"{env.text()!r} is none of the environments of the study: {', '.join(env_ids)}")
 
 
 def _check(part: Part, variant: Variant) -> None:
@@ -264,7 +276,12 @@ def study_text(study: Study) -> str:
 
 def _algorithm_entry(variant: Variant) -> dict[str, Any]:
     overrides = {name: _readable(value) for name, value in variant.arguments.items()}
-    return {"key": variant.key, "name": variant.label, **({"overrides": overrides} if overrides else {})}
+    return {
+        "key": variant.key,
+        "name": variant.label,
+        **({"overrides": overrides} if overrides else {}),
+        **({"environments": list(variant.environments)} if variant.environments is not None else {}),
+    }
 
 
 def _environment_entry(problem: Problem) -> dict[str, Any]:

@@ -27,11 +27,17 @@ class Variant:
     :param label: shown in tables and figures
     :param key: of the registry
     :param arguments: plain data, nested
+    :param environments: ids of those in which it runs; ``None`` for all of the study
     """
 
     label: str
     key: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    environments: tuple[str, ...] | None = None
+
+    def runs_in(self, env_id: str) -> bool:
+        """Whether it takes part in an environment of the study."""
+        return self.environments is None or env_id in self.environments
 
 
 def read_variant(text: str) -> Variant:
