@@ -332,6 +332,29 @@ def test_values_of_models_are_read(name, protocol):
     assert equal(safely(value, protocol), pickle.loads(cloudpickle.dumps(value, protocol=protocol)))
 
 
+def test_schedules_of_the_zoo_become_those_of_stable_baselines3_without_an_import_of_it(monkeypatch):
+    class SimpleLinearSchedule:
+        __module__, __qualname__ = "rl_zoo3.utils", "SimpleLinearSchedule"
+
+        def __init__(self, initial_value):
+            self.initial_value = initial_value
+
+        def __call__(self, progress_remaining):
+            return self.initial_value * progress_remaining
+
+    with monkeypatch.context() as patch:
+        for name in ("rl_zoo3", "rl_zoo3.utils"):
+            patch.setitem(sys.modules, name, type(sys)(name))
+        sys.modules["rl_zoo3.utils"].SimpleLinearSchedule = SimpleLinearSchedule
+        data = pickle.dumps(FloatSchedule(SimpleLinearSchedule(0.25)))
+    monkeypatch.setitem(sys.modules, "rl_zoo3", None)  # an import of it would fail
+    read = SafeReader().read(data)
+    assert type(read.value_schedule) is LinearSchedule
+    assert [read(left) for left in (1.0, 0.5, 0.0)] == [0.25, 0.125, 0.0]
+    own = SafeReader(allow=[SimpleLinearSchedule]).read(data)
+    assert type(own.value_schedule) is SimpleLinearSchedule, "who allows the class gets it"
+
+
 @pytest.mark.parametrize("core", [b"core", b"_core"])
 def test_names_of_numpy_1_are_read(core):
     dtype = b"cnumpy\ndtype\n(U\x02i4\x89\x88tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
@@ -1094,6 +1117,42 @@ def test_attributes_that_are_not_in_the_file_may_be_set():
     with pytest.raises(TypeError, match="common_seeds='no'"):
         registry.load(io.BytesIO(content), common_seeds="no")
     assert registry.load(io.BytesIO(content), common_seeds=True).common_seeds is True
+
+
+OWN = [key for key in registry.keys() if registry.get(key).cls.__module__.startswith("sb3_pg_ext.")]  # noqa: SIM118
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("key", OWN)
+def test_values_that_the_constructor_refuses_are_refused_when_loading(key, trusted):
+    cls = registry.get(key).cls
+    content = saved(cls)
+    for name, value in (("learning_rate", "fast"), ("gamma", 5), ("population_size", 0)):
+        if name not in registry.get(key).defaults:
+            continue
+        with pytest.raises((ValueError, TypeError)) as wanted:
+            cls("MlpPolicy", Toy(ACTION), **{name: value})
+        for load in (cls.load, registry.load):
+            with pytest.raises(wanted.type) as found:
+                load(io.BytesIO(content), trusted=trusted, **{name: value})
+            assert str(found.value) == str(wanted.value)
+    assert cls.load(io.BytesIO(content), trusted=trusted, learning_rate=0.25, seed=3).learning_rate == 0.25
+
+
+def test_values_are_judged_beside_those_in_the_file():
+    es = registry.get("es").cls
+    odd = saved(es, sampling="independent", population_size=5)
+    assert es.load(io.BytesIO(odd), population_size=7).population_size == 7
+    with pytest.raises(ValueError, match="population_size=5: antithetic candidates come in pairs"):
+        es.load(io.BytesIO(odd), sampling="antithetic")
+
+
+def test_a_file_with_a_value_that_is_not_taken_any_more_can_still_be_changed():
+    reinforce = registry.get("reinforce").cls
+    model = reinforce("MlpPolicy", Toy(ACTION), policy_kwargs=dict(NET), device="cpu")
+    model.baseline = "of an older version"
+    model.save(file := io.BytesIO())
+    assert reinforce.load(file, learning_rate=0.25).learning_rate == 0.25
 
 
 def test_what_is_trusted_may_be_larger_than_what_is_not(ppo_bytes, monkeypatch):

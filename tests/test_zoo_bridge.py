@@ -20,6 +20,8 @@ from stable_baselines3.common.utils import LinearSchedule
 import sb3_pg_ext
 from sb3_pg_ext import AlgorithmSpec, Choice, Float, Int, OneMinus, When, registry
 from sb3_pg_ext.bases.model_file import read_fields
+from sb3_pg_ext.experiments.log_folder import find_environment
+from sb3_pg_ext.experiments.run_spec import Environment
 from sb3_pg_ext.experiments.zoo_configs import zoo_config
 from sb3_pg_ext.zoo import command, untuned
 from sb3_pg_ext.zoo.arguments import converter, sampler
@@ -90,6 +92,22 @@ def test_training_goes_on_with_a_trained_agent(trained):
     first, second = (sb3_pg_ext.load(trained / f"logs/reinforce/CartPole-v1_{n}/CartPole-v1.zip") for n in (1, 2))
     assert second._n_updates > first._n_updates
     assert second.n_steps == first.n_steps
+
+
+def test_folders_of_the_zoo_alone_are_evaluated_without_it(tmp_path):
+    """Their settings are ordered dicts of Python, their schedules a class of the zoo."""
+    train = "-m rl_zoo3.train --algo a2c --env Pendulum-v1 -n 64 --env-kwargs g:0.0 --eval-freq -1 --seed 1"
+    python(tmp_path, *train.split())
+    folder = tmp_path / "logs/a2c/Pendulum-v1_1"
+    assert "python/object" in (folder / "Pendulum-v1/config.yml").read_text()
+    found = find_environment(folder / "Pendulum-v1.zip", None)
+    assert found == Environment("Pendulum-v1", kwargs={"g": 0.0}, normalize={})
+    asked = json.dumps(["eval", str(folder), "--n-episodes", "2"])
+    code = f"import sys; from sb3_pg_ext.experiments.cli import main; print(main({asked}), 'rl_zoo3' in sys.modules)"
+    printed = python(tmp_path, "-c", code)
+    assert "A2C in Pendulum-v1, 2 deterministic episodes" in printed
+    assert printed.splitlines()[-1] == "0 False"
+    assert isinstance(sb3_pg_ext.load(folder / "Pendulum-v1.zip").learning_rate, LinearSchedule)
 
 
 def test_enjoy_figures_tables_and_videos(trained):

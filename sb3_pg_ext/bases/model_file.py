@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.save_util import json_to_data, open_path
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pg_ext.bases.atomic_file import atomic_write
@@ -33,7 +33,13 @@ from sb3_pg_ext.bases.model_archive import (
     reason,
     source_of,
 )
-from sb3_pg_ext.bases.model_identity import check_class, check_replacements, identify, identity_of
+from sb3_pg_ext.bases.model_identity import (
+    check_class,
+    check_replacements,
+    check_values,
+    identify,
+    identity_of,
+)
 from sb3_pg_ext.bases.safe_names import is_importable, register_safe_class
 from sb3_pg_ext.bases.safe_objects import RefusedError
 from sb3_pg_ext.bases.safe_pickle import SafeReader
@@ -132,6 +138,7 @@ def load_model(
     :raises UnsafeModelError: a field needs something that is not on the list of harmless names
     :raises ModelFileError: the file is damaged, cut short, no model file, or one of another class
     :raises TypeError: one of ``kwargs`` is no attribute
+    :raises ValueError: the constructor would refuse one of ``kwargs``; its other exceptions come as they are
     """
     load = BaseAlgorithm.load.__func__  # type: ignore[attr-defined]
     source = source_of(path)
@@ -144,6 +151,9 @@ def load_model(
             if missing := _WHOLE_MODEL - fields.keys():
                 raise ModelFileError(f"{source} is not a whole model: it has no {', no '.join(sorted(missing))}")
             check_tensors(file, source)
+        if kwargs and document:
+            stored = json_to_data(json.dumps(document), custom_objects) if trusted else fields
+            check_values(cls, kwargs, stored or {})
         return load(cls, file, env, device, fields, print_system_info, force_reset, **kwargs)
 
 

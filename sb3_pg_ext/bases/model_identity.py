@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from sb3_pg_ext.spec import AlgorithmSpec, constructor_parameters
 
 _LOAD_ANY = "sb3_pg_ext.load(path) finds the class of any model"
 _NOT_STORED = {"self", "policy", "env", "device", "stats_window_size", "_init_setup_model"}
+#: Arguments that say where a model runs and what it tells, and nothing of what it learns.
+_AROUND = {"self", "policy", "env", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
 
 def identity_of(cls: type) -> dict[str, Any]:
@@ -83,6 +86,44 @@ def check_replacements(cls: type[BaseAlgorithm], replacements: Mapping[str, Any]
         if not hasattr(bare, name):
             raise unknown_argument(f"{cls.__name__}.load", name, known)
     check_flags(cls, replacements)
+
+
+def check_values(cls: type[BaseAlgorithm], replacements: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """What ``load(..., name=value)`` sets must be what the constructor takes together with the arguments in the file.
+
+    :param stored: the attributes in the file
+    :raises ValueError: the constructor refuses it; so with any other exception of the constructor
+    """
+    names = constructor_parameters(cls)[0].keys() - _AROUND
+    replaced = {name: value for name, value in replacements.items() if name in names}
+    kept = {name: stored[name] for name in names & stored.keys()}
+    if not replaced or "policy_class" not in stored:
+        return
+    try:
+        _construct(cls, stored["policy_class"], {**kept, **replaced})
+    except Exception:
+        if _is_taken(cls, stored["policy_class"], kept):
+            raise
+        # The file holds what no constructor takes any more: then nothing is known of what would replace a part of it.
+
+
+def _is_taken(cls: type[BaseAlgorithm], policy: Any, arguments: Mapping[str, Any]) -> bool:
+    try:
+        _construct(cls, policy, arguments)
+    except Exception:
+        return False
+    return True
+
+
+def _construct(cls: type[BaseAlgorithm], policy: Any, arguments: Mapping[str, Any]) -> None:
+    """As a model is constructed that will get its parameters from a file.
+
+    Dicts are copied: some constructors write into them.
+    """
+    own: dict[str, Any] = {name: dict(value) if type(value) is dict else value for name, value in arguments.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the replay buffer, for one, which was chosen when the model was set up
+        cls(policy=policy, env=None, _init_setup_model=False, **own)  # type: ignore[call-arg]
 
 
 def identify(path: ModelPath, keys: Collection[str], specs: Callable[[], Mapping[str, AlgorithmSpec]]) -> str:

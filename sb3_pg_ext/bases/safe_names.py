@@ -94,6 +94,12 @@ MADE = _pairs(
     }
 )
 
+# Classes of other packages, and those of Stable-Baselines3 that take their place, with their states; the others are not
+# imported.
+STAND_INS: dict[Name, Name] = {
+    ("rl_zoo3.utils", "SimpleLinearSchedule"): ("stable_baselines3.common.utils", "LinearSchedule"),
+}
+
 _registered: dict[Name, Any] = {}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from torch.storage import TypedStorage
 
@@ -179,6 +180,14 @@ def restore(instance: Any, state: Any) -> None:
 @restore.register(enum.Enum)
 def _restore_enum(member: enum.Enum, state: Any) -> None:
     raise RefusedError(f"a change of {member}, which everybody shares")
+
+
+@restore.register(LinearSchedule)
+def _restore_schedule(schedule: LinearSchedule, state: Any) -> None:
+    _check(isinstance(state, dict), "stable_baselines3.common.utils.LinearSchedule")
+    if "initial_value" in state:  # the zoo's own, which falls to 0 at the very end
+        state = {"start": state["initial_value"], "end": 0.0, "end_fraction": 1.0}
+    schedule.__dict__.update(state)
 
 
 @restore.register(spaces.Box)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from sb3_pg_ext.bases.safe_names import MADE, NAMED, allowed
+from sb3_pg_ext.bases.safe_names import MADE, NAMED, STAND_INS, allowed
 from sb3_pg_ext.bases.safe_objects import CHECKED, RefusedError, restore
 
 MAX_TUPLE_PATHS = 1_000
@@ -66,16 +66,18 @@ class _Machine(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         pair = (module, name)
+        if pair not in self.reader.allowed:
+            pair = STAND_INS.get(pair, pair)
         if pair in self.reader.allowed:
             found = self.reader.allowed[pair]
             self.functions[id(found)] = self.classes[id(found)] = found
         elif pair in CHECKED:
             found = self.functions[id(CHECKED[pair])] = CHECKED[pair]
         elif pair in MADE:
-            found = _found(module, name)
+            found = _found(*pair)
             self.classes[id(found)] = found
         elif pair in NAMED:
-            found = _found(module, name)
+            found = _found(*pair)
         else:
             raise RefusedError(f"{module}.{name}")
         return found

@@ -143,7 +143,9 @@ def build_model(spec: RunSpec, venv: VecEnv, **options: Any) -> BaseAlgorithm:
 
     :param venv: from :func:`training_env`
     :param options: constructor arguments that are no part of the run's identity: ``verbose``, ``tensorboard_log``
+    :raises SettingError: the algorithm asks the environment for something that it does not have
     """
+    _check_masks(spec, venv)
     arguments = {name: materialise(value) for name, value in spec.arguments.items()}
     for name in _TUPLES:
         if isinstance(arguments.get(name), list):
@@ -152,6 +154,18 @@ def build_model(spec: RunSpec, venv: VecEnv, **options: Any) -> BaseAlgorithm:
         arguments["action_noise"] = _noise(arguments, venv)
     arguments.pop("noise_std", None)
     return registry.make(spec.algo, venv, spec.policy, seed=spec.seeds.train, **arguments, **options)
+
+
+def _check_masks(spec: RunSpec, venv: VecEnv) -> None:
+    """What such an algorithm asks for in ``learn`` alone, which is too late.
+
+    :raises SettingError: the algorithm needs masks of the actions, and the environment gives none
+    """
+    if "action_masks" in registry.get(spec.algo).tags and not venv.has_attr("action_masks"):
+        raise SettingError(
+            f"{spec.algo} needs an environment with an action_masks() method; {spec.environment.id} has none. "
+            "Without masks it is ppo"
+        )
 
 
 def _noise(arguments: dict[str, Any], venv: VecEnv) -> ActionNoise:

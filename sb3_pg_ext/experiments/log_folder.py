@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments.log_files import read_zoo_yaml
 from sb3_pg_ext.experiments.results import Evaluation
 from sb3_pg_ext.experiments.run_spec import Environment, RunSpec
 from sb3_pg_ext.experiments.values import SettingError, as_text, read_value
@@ -150,22 +151,32 @@ def find_environment(model: Path, env_id: str | None) -> Environment:
     """The environment that a model was trained in, as far as its folder tells.
 
     :param env_id: what the user says; ``None`` takes it from the folder
-    :raises SettingError: neither says it
+    :raises SettingError: neither says it, or the environment has something around it that cannot be made here
+    :raises UnreadableRunError: the settings in the folder are damaged
     """
     settings = next(iter(sorted(model.parent.glob("*/config.yml"))), None)
-    args = {} if settings is None else _read_yaml(settings.with_name("args.yml"))
-    config = {} if settings is None else _read_yaml(settings)
+    args = {} if settings is None else read_zoo_yaml(settings.with_name("args.yml"))
+    config = {} if settings is None else read_zoo_yaml(settings)
     env_id = env_id or args.get("env")
     if not isinstance(env_id, str):
         raise SettingError(f"{model} does not say which environment it is for: give it with --env")
-    wrappers = config.get("env_wrapper") or ()
+    if config.get("vec_env_wrapper"):
+        raise SettingError(f"{settings}: vec_env_wrapper={config['vec_env_wrapper']!r} cannot be made here")
     return Environment(
         env_id,
         kwargs=args.get("env_kwargs") or {},
-        wrappers=(wrappers,) if isinstance(wrappers, str) else tuple(wrappers),
+        wrappers=_wrappers(config.get("env_wrapper") or ()),
         normalize=_normalize(config.get("normalize")),
         frame_stack=config.get("frame_stack"),
     )
+
+
+def _wrappers(value: Any) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    for name in names:
+        if not isinstance(name, str):
+            raise SettingError(f"env_wrapper={name!r}: wrappers with arguments cannot be made here")
+    return names
 
 
 def _normalize(value: Any) -> dict[str, Any] | None:
@@ -173,14 +184,3 @@ def _normalize(value: Any) -> dict[str, Any] | None:
     if isinstance(read, Mapping):
         return dict(read)
     return {} if read else None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Content of a YAML file; nothing if it does not exist, or needs Python objects, as the zoo's own files do."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ EXAMPLES = """\
 examples:
   sb3-pg algos                              all
   sb3-pg algos --action-space Discrete      those that fit an environment such as CartPole-v1
-  sb3-pg algos ppo                          arguments, defaults, search space, tuned environments
+  sb3-pg algos ppo                          arguments, defaults, search space, environments with settings of their own
 """
 
 
@@ -70,7 +70,7 @@ def _describe(key: str, spec: Any, terminal: Any) -> None:
         ["action spaces", _spaces(spec)],
         ["policies", ", ".join(spec.policies)],
         ["paper", spec.paper],
-        ["tuned for", ", ".join(configured_environments(key)) or "no environment yet"],
+        ["settings for", ", ".join(configured_environments(key)) or "no environment yet"],
     ]
     rows = [
         [name, as_text(plain(default)), _dimension_text(spec.space.get(name))]

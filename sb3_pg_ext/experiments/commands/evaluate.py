@@ -22,7 +22,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("path", type=Path, metavar="FILE_OR_FOLDER", help="a model file, or the folder of a training run")
+    path_help = "a model file, or the folder of a training run, be it one of rl_zoo3"
+    add("path", type=Path, metavar="FILE_OR_FOLDER", help=path_help)
     add("--env", help="environment id; the folder of a training run knows it")
     add("--env-kwargs", nargs="+", default=[], metavar="K:V", help="arguments for the environment")
     add("--n-episodes", type=whole, default=100, metavar="K", help="episodes (100)")
