@@ -5,6 +5,7 @@ from dataclasses import replace
 import cmaes
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_pg_ext.algorithms.cmaes import CMAES, FULL_COVARIANCE_LIMIT, MIRRORED, SPEC, default_population
 from sb3_pg_ext.rollout.population import evaluate
@@ -134,6 +135,26 @@ def test_default_population_grows_with_the_logarithm():
     model = search(population_size=None)
     assert (model.population_size, model.ask().shape) == (None, (10, 8))
     assert CMAES("LinearPolicy", Echo(), _init_setup_model=False).population_size is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 3.5])
+def test_populations_in_which_one_candidate_decides_are_refused(size):
+    with pytest.raises(ValueError, match=rf"population_size={size}: a whole number >= 4 or None is needed"):
+        search(population_size=size)
+
+
+@pytest.mark.parametrize("population", [None, 4, 5])
+@pytest.mark.parametrize(("n_parameters", "covariance"), [(1, None), (1, "full"), (2, None), (2, "diag")])
+def test_policies_of_one_and_two_parameters(n_parameters, covariance, population):
+    env = Echo(spaces.Box(-1, 1, (1,)), observation=spaces.Box(-1, 1, (n_parameters,)))
+    kwargs = {"population_size": population, "covariance": covariance, "policy_kwargs": {"with_bias": False}}
+    model = CMAES("LinearPolicy", env, seed=0, **kwargs)
+    assert model.search["mean"].shape == (n_parameters,)
+    assert len(model.ask()) == (population or {1: 4, 2: 6}[n_parameters])
+    model.learn(40)
+    log_to_table(model)
+    iterate(model, 60, lambda theta: -((theta - 1) ** 2).sum(-1))
+    assert np.abs(model.search["mean"] - 1).max() < 1e-2
 
 
 def test_full_covariance_is_for_few_parameters():

@@ -26,6 +26,8 @@ Covariance = Literal["full", "diag"]
 Restart = Literal["same", "double"]
 #: A full covariance of more parameters than this is refused: each iteration takes P^3 steps and n P^2 numbers.
 FULL_COVARIANCE_LIMIT = 500
+#: Of fewer candidates only one has a weight above 0, and the library's full covariance divides by 0.
+SMALLEST_POPULATION = 4
 #: Ours -> the library's.
 MIRRORED = {
     "mean": "_mean",
@@ -40,7 +42,7 @@ MIRRORED = {
 
 def default_population(n_parameters: int) -> int:
     """4 + floor(3 ln P)   (Hansen 2016, eq. 48)."""
-    return 4 + math.floor(3 * math.log(n_parameters))
+    return SMALLEST_POPULATION + math.floor(3 * math.log(n_parameters))
 
 
 def optimizer_class(covariance: Covariance) -> Any:
@@ -70,7 +72,7 @@ class CMAES(PolicySearchBase):
     """CMA-ES: adapt a Gaussian over policy parameters, its covariance and its step size.
 
     :param learning_rate: c_m, share of the way to the weighted mean of the best candidates, at most 1
-    :param population_size: n, candidates per iteration; None takes 4 + 3 ln P
+    :param population_size: n, candidates per iteration, at least 4; None takes 4 + 3 ln P
     :param init_std: standard deviation of every parameter at the start
     :param covariance: ``"full"``, for at most 500 parameters; ``"diag"``: separable CMA-ES, for at least 2; None takes
         the full one as long as it may
@@ -91,19 +93,14 @@ class CMAES(PolicySearchBase):
         restart: Restart | None = None,
         **common: Unpack[PolicySearchOptions],
     ):
-        check_count("population_size", population_size, 2, optional=True)
+        check_count("population_size", population_size, SMALLEST_POPULATION, optional=True)
         check_number("init_std", init_std, 0, 1e4, above=True)
         check_choice("covariance", covariance, Covariance | None)
         check_choice("restart", restart, Restart | None)
         self.init_std = init_std
         self.covariance = covariance
         self.restart = restart
-        set_up = common.get("_init_setup_model", True)
-        common["_init_setup_model"] = False  # not before population_size is None again
-        super().__init__(policy, env, learning_rate, population_size=population_size or 2, **common)
-        self.population_size = population_size  # type: ignore[assignment]
-        if set_up:
-            self._setup_model()
+        super().__init__(policy, env, learning_rate, population_size=population_size, **common)
 
     def initial_state(self, theta: Array) -> dict[str, Any]:
         self._check_size(len(theta))

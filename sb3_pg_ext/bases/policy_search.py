@@ -66,7 +66,7 @@ class PolicySearchBase(DropIn, BaseAlgorithm):
     :param env: environment id, gymnasium env, SB3 ``VecEnv`` or gymnasium ``VectorEnv``; each of its slots plays one
         candidate at a time
     :param learning_rate: step size, or a schedule of the remaining progress (1 to 0)
-    :param population_size: n, candidates per iteration
+    :param population_size: n, candidates per iteration; None where the algorithm takes one by the number of parameters
     :param n_eval_episodes: E, episodes of each candidate
     :param common_seeds: common random numbers: the e-th episode of every candidate of an iteration begins with the same
         seed. :mod:`sb3_pg_ext.rollout.common_seeds` says which environments can do that
@@ -93,6 +93,7 @@ class PolicySearchBase(DropIn, BaseAlgorithm):
     }
     policy_bases: ClassVar[tuple[type[BasePolicy], ...]] = (BasePolicy,)
     flat_actions: ClassVar[bool] = False
+    population_size: Any
     search: SearchState
     #: What the candidates of this iteration have got, while :meth:`tell` runs.
     evaluation: Evaluation
@@ -103,7 +104,7 @@ class PolicySearchBase(DropIn, BaseAlgorithm):
         env: Any,
         learning_rate: float | Schedule,
         *,
-        population_size: int,
+        population_size: int | None,
         n_eval_episodes: int = 1,
         common_seeds: bool = False,
         normalize_observations: bool = False,
@@ -121,7 +122,7 @@ class PolicySearchBase(DropIn, BaseAlgorithm):
     ):
         reject_unknown(type(self), unknown)
         check_learning_rate(learning_rate)
-        check_count("population_size", population_size)
+        check_count("population_size", population_size, optional=True)
         check_count("n_eval_episodes", n_eval_episodes)
         check_number("alive_bonus_offset", alive_bonus_offset, -1e30, 1e30)
         check_choice("deploy", deploy, Deploy)
