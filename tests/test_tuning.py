@@ -7,7 +7,9 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ from optuna.trial import TrialState, create_trial
 
 from sb3_pg_ext import registry
 from sb3_pg_ext.experiments import seeds as S
+from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.results import Evaluation
-from sb3_pg_ext.experiments.tuning import choice, config_entry, journal, ledger, objective
+from sb3_pg_ext.experiments.tuning import choice, config_entry, journal, ledger, objective, workers
 from sb3_pg_ext.experiments.tuning.choice import Winner, finalists, rounded
+from sb3_pg_ext.experiments.tuning.fate import fate_of, fate_text
 from sb3_pg_ext.experiments.tuning.ledger import Recovery, VoidTrialError, claim, counts
 from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
 from sb3_pg_ext.experiments.tuning.samplers import PRUNERS, SAMPLERS, check_packages, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
 from sb3_pg_ext.experiments.tuning.storages import open_storage, with_driver, without_password
+from sb3_pg_ext.experiments.tuning.tuning import Tuning
+from sb3_pg_ext.experiments.tuning.worker import Proposal
 from sb3_pg_ext.experiments.values import SettingError
 from sb3_pg_ext.experiments.zoo_configs import zoo_config
 from sb3_pg_ext.spec import Choice, Float, Int, OneMinus, When, suggest
@@ -319,7 +325,7 @@ def test_a_trial_that_was_lost_before_it_had_its_parameters_gets_those_that_were
 def test_a_kill_between_enqueueing_and_closing_loses_nothing_and_doubles_nothing(study, monkeypatch):
     running(study, DEAD)
     with monkeypatch.context() as patch:
-        patch.setattr(Recovery, "_close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Recovery, "_close", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             Recovery(study)()
     assert study.trials[0].state is TrialState.RUNNING
@@ -397,9 +403,11 @@ def test_a_trial_that_kills_its_workers_is_failed(study):
     numbers = []
     for _ in range(ledger.MAX_DEATHS):
         numbers.append(running(study, DEAD).number)
-        Recovery(study)(killed=[2**22 + 1])
+        Recovery(study)(killed={2**22 + 1: "ended with signal 9"})
     assert not waiting(study)
-    assert "2 workers died over it" in study.trials[-1].user_attrs["reason"]
+    reason = "2 workers died over it; the last one ended with signal 9"
+    assert study.trials[-1].user_attrs["reason"] == reason
+    assert study.trials[0].user_attrs["lost"] == "ended with signal 9"
     assert [counts(trial) for trial in study.trials] == [False, True]
 
 
@@ -523,6 +531,19 @@ def test_by_the_signed_rank_test_a_trial_keeps_the_value_of_the_seeds_it_had(stu
     assert 3 <= len(done.user_attrs["scores"]) < 8
     assert done.value == np.median(done.user_attrs["scores"])
     assert list(done.intermediate_values) == list(range(len(ran)))
+    assert fate_text(done) == f"cut by the pruner after {len(ran)} of 8 seeds"
+    assert [fate_of(trial) for trial in study.trials] == ["completed", "cut"]
+    assert [c.label for c in finalists(study.trials, 5)] == ["trial 0"]
+
+
+def test_a_trial_that_is_worse_at_its_last_seed_has_not_been_cut(study, curves, monkeypatch):
+    given, _ = curves
+    made = plan(seeds_per_trial=5)
+    study.pruner = make_pruner("wilcoxon", made)
+    for replicate in range(5):
+        given |= {replicate: [0, 0, 0, 0, 100 + replicate], 10 + replicate: [0, 0, 0, 0, 50 - 2 * replicate]}
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: len(trial.user_attrs["scores"]) == 5)
+    assert fate_text(carry_out(study, made)) == "completed"
 
 
 def test_a_run_that_fails_fails_the_trial_with_the_reason(study, monkeypatch):
@@ -536,6 +557,86 @@ def test_a_run_that_fails_fails_the_trial_with_the_reason(study, monkeypatch):
     assert "execute" in done.user_attrs["traceback"]
     assert counts(done)
     assert Recovery(study)() == []
+
+
+# --- signs of life
+
+
+def test_beats_go_on_by_the_clock_and_say_whether_the_run_does(study, monkeypatch):
+    """A run that never returns is alive to other machines, and stands still to this one."""
+    seen: list[list[int]] = []
+
+    def execute(spec: Any, recorder: Any) -> None:
+        for moved in range(2):
+            for _ in range(1000 * moved):
+                recorder.progress(0, 0.0)
+            start = len(seen)
+            end = time.monotonic() + 30
+            while len(seen) < start + 3 and time.monotonic() < end:
+                beat = study.trials[0].user_attrs.get("beat", [0, -1])
+                if beat not in seen and beat[1] == 1000 * moved:
+                    seen.append(beat)
+        recorder.evaluation("training", Evaluation(1000, (1.0,), (1,), 0.0))
+
+    monkeypatch.setattr(objective, "execute", execute)
+    made = plan(seeds_per_trial=1)
+    study.optimize(lambda trial: objective.objective(trial, made, beats_every=0.01), n_trials=1)
+    assert study.trials[0].value == 1.0
+    assert [moves for _, moves in seen] == [0, 0, 0, 1000, 1000, 1000]
+    assert [number for number, _ in seen] == sorted({number for number, _ in seen})
+
+
+class Process:
+    """Of a worker."""
+
+    exitcode = -9
+
+    def __init__(self, pid: int):
+        self.pid, self.killed = pid, False
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def is_alive(self) -> bool:
+        return not self.killed
+
+    def join(self) -> None: ...
+
+
+def test_who_stands_still_is_ended_and_who_gets_on_or_has_a_new_trial_is_not(study, monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    owner = Owner.current()
+    pids = {name: number for number, name in enumerate(("stuck", "moving", "idle", "next"), start=1)}
+    trials = {n: running(study, str(replace(owner, pid=pid))) for n, pid in pids.items() if n not in ("idle", "next")}
+    found = workers.Workers(workers.Order("", "", Proposal(), None, 100.0), tmp_path, 4)
+    found._slots = {pid: Process(pid) for pid in pids.values()}
+    assert found.order.beats_every == 15.0
+    for now[0] in np.arange(0.0, 111.0, 5.0):
+        trials["stuck"].set_user_attr("beat", [now[0], 7])
+        trials["moving"].set_user_attr("beat", [now[0], now[0]])
+        if now[0] % 50 == 0:
+            if "next" in trials:
+                study.tell(trials["next"], 1.0)
+            trials["next"] = running(study, str(replace(owner, pid=pids["next"])))
+        found.end_hung(study.trials)
+        if now[0] == 100.0:
+            assert not any(process.killed for process in found._slots.values())
+    why = "had stood still for 100 s and was ended"
+    assert found.reap() == {pids["stuck"]: why, pids["idle"]: why}
+    found._slots = {9: Process(9)}
+    found._slots[9].kill()
+    assert found.reap() == {9: "ended with signal 9"}
+
+
+def test_while_this_process_was_stopped_itself_nobody_has_stood_still(study, monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    found = workers.Workers(workers.Order("", "", Proposal(), None, 100.0), tmp_path, 1)
+    found._slots = {0: Process(5)}
+    for now[0] in (0.0, 5000.0, 5001.0):
+        found.end_hung([])
+    assert not found._slots[0].killed
 
 
 # --- the choice
@@ -576,7 +677,7 @@ def test_who_wins_on_which_seeds(study, monkeypatch, tmp_path):
     worth = {"trial 0": 5.0, "trial 1": 7.0, "defaults": 6.0, "tuned": 4.0}
     asked: dict[str, Any] = {}
 
-    def scores(runs: Any, folder: Path, jobs: Any, console: Any) -> dict[str, tuple[float, ...]]:
+    def scores(runs: Any, folder: Path, **options: Any) -> dict[str, tuple[float, ...]]:
         asked[folder.name] = runs
         return {label: (worth[label],) * (2 if label == "trial 0" else 3) for label in runs}
 
@@ -637,3 +738,33 @@ def test_the_other_entries_of_the_file_stay_as_they_are(tmp_path):
     assert yaml.safe_load(replaced)["CartPole-v1"]["n_envs"] == 8
     assert config_entry.with_entry(original, "Other-v0", "Other-v0: {}").endswith("\n\nOther-v0: {}\n")
     assert config_entry.with_entry(original, "Pole-v1", "Pole-v1: {}").count("CartPole-v1:") == 1
+
+
+def test_an_entry_that_is_taken_back_leaves_the_others_and_no_empty_file(tmp_path):
+    made = plan()
+    other = replace(made, env_id="Acrobot-v1")
+    for each in (made, other):
+        file = config_entry.write_entry(tmp_path, each, WINNER, ["sb3-pg tune ..."])
+    assert config_entry.remove_entry(tmp_path, made)
+    assert not config_entry.has_entry(tmp_path, made)
+    assert list(yaml.safe_load(file.read_text())) == ["Acrobot-v1"]
+    assert file.read_text().count("sb3-pg tune ...") == 1
+    assert not config_entry.remove_entry(tmp_path, made)
+    assert config_entry.remove_entry(tmp_path, other)
+    assert not file.exists()
+    assert not config_entry.remove_entry(tmp_path, other)
+
+
+def test_a_later_choice_of_the_defaults_takes_the_entry_of_an_earlier_one_back(tmp_path, capsys, monkeypatch):
+    write = tmp_path / "configs"
+    command = ["tune", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "100", "-f", str(tmp_path)]
+    monkeypatch.setattr("sb3_pg_ext.experiments.executor.warm_up", lambda *arguments: None)
+    monkeypatch.setattr(Tuning, "run", lambda *arguments: None)
+    for label in ("trial 3", "defaults"):
+        winner = replace(WINNER, label=label)
+        monkeypatch.setattr(Tuning, "choose", lambda *arguments, winner=winner: winner)
+        assert main([*command, "--write", str(write)]) == 0
+        assert (tmp_path / "reinforce.yml").exists() == (label == "trial 3")
+    shown = capsys.readouterr().out
+    assert f"The one of an earlier choice is taken out of {tmp_path / 'reinforce.yml'}." in shown
+    assert f"The one in {write / 'reinforce.yml'} stays" in shown

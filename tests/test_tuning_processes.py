@@ -321,6 +321,8 @@ def test_mistakes_show_before_anything_is_stored(tmp_path, capsys):
     ]:
         assert main(tune(tmp_path / "never", *extra)) == 2
         assert words in capsys.readouterr().err
+    assert main(tune(tmp_path / "never", algo="maskable_ppo")) == 2
+    assert "needs an environment with an action_masks() method; CartPole-v1 has none" in capsys.readouterr().err
     assert not (tmp_path / "never" / "trials.log").exists()
 
 
@@ -346,3 +348,16 @@ def test_the_first_trial_is_the_defaults_or_what_is_asked_for(tmp_path):
         assert first.system_attrs["fixed_params"]["1-gamma"] == pytest.approx(1 - gamma)
     with pytest.raises(SettingError, match="the first trial on CartPole-v1"):
         Tuning(plan, tmp_path / "bad", start={"gamma": 2.0})
+
+
+def test_a_worker_that_stands_still_is_ended_and_its_trial_done_again(tmp_path):
+    storage = f"journal:{tmp_path}/trials.log"
+    command = tune(tmp_path, "--n-trials", "2", "-j", "1", "--trials-only", "--stall-limit", "5")
+    driver = started(command, tmp_path)
+    [victim, *_] = wait_for(under_way(storage, after=0))
+    os.kill(Owner.parse(victim.user_attrs["owner"]).pid, signal.SIGSTOP)
+    assert driver.wait(120) == 0, (tmp_path / "output.txt").read_text()
+    check_all_done(storage, 2, [victim.number])
+    assert trials_of(storage)[victim.number].user_attrs["lost"] == "had stood still for 5 s and was ended"
+    output = (tmp_path / "output.txt").read_text()
+    assert "was lost and is done again: its worker had stood still for 5 s and was ended" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from matplotlib import image
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
+from rich.console import Console
 
 from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.cli import main
@@ -30,6 +32,7 @@ from sb3_pg_ext.experiments.tuning.axes import axes_of, compact
 from sb3_pg_ext.experiments.tuning.overview import Overview
 from sb3_pg_ext.experiments.tuning.page import page
 from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
+from sb3_pg_ext.experiments.tuning.progress import TuningProgress
 from sb3_pg_ext.experiments.tuning.report import dashboard_command, write_report
 from sb3_pg_ext.experiments.tuning.sensitivity import sensitivity
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
@@ -246,6 +249,34 @@ def test_overview_sorts_trials(busy: Study, plan: Plan) -> None:
     assert found.best is not None
     assert found.best.value == 40.0
     assert [trial.number for trial in found.shown] == sorted(trial.number for trial in found.shown)
+
+
+def test_trials_that_were_cut_are_told_from_completed_ones_everywhere(plan: Plan, tmp_path: Path) -> None:
+    study = new_study(plan)
+    for value in range(10):
+        complete(study, plan, float(value))
+    complete(study, plan, 99.0, cut="after 1 of 2 seeds")  # one lucky seed
+    begin(study, plan)
+    found = Overview(plan, study.get_trials())
+    assert [len(group) for group in (found.completed, found.cut, found.shown)] == [10, 1, 12]
+    assert found.best is not None
+    assert found.best.value == 9.0
+    said = words(write_report(study, plan, tmp_path)[0].read_text())
+    assert "completed 10 with all their runs cut 1 by the pruner" in said
+    assert "10 cut by the pruner after 1 of 2 seeds 99" in said, "the row of trial 10"
+    assert "11 1 cut, 1 running" in said, "the card"
+    assert "of the 11 completed trials" in said
+    look = drawing._line(study.trials[10], found.best)
+    assert look["label"] == "cut"
+    assert look["linestyle"] != drawing._line(study.trials[0], found.best)["linestyle"]
+
+    output = Console(file=io.StringIO(), width=200)
+    progress = TuningProgress(output)
+    progress.look([], 12)
+    progress.look(study.trials, 12)
+    lines = output.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert re.search(r"✂ trial 10 +99.00  cut by the pruner after 1 of 2 seeds  learning_rate=", lines[10])
+    assert [line for line in lines if "best so far" in line] == [line for line in lines if "✓ trial 9 " in line]
 
 
 def test_the_first_trial_is_called_what_it_is(plan: Plan) -> None:

@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds-per-trial", type=whole, default=3, metavar="K", help="runs of each trial (3)")
     add("--aggregate", default="median", metavar="HOW", help="value of a trial: median, iqm, mean or min (median)")
     add("-j", "-P", "--n-jobs", type=whole, metavar="JOBS", help="worker processes (one per core)")
+    stall_help = "end a worker that has stood still for S seconds; its trial is done again (1800)"
+    add("--stall-limit", type=whole, default=1800, metavar="S", help=stall_help)
     add("-f", "--folder", "--log-folder", type=Path, metavar="DIR", help="for everything (results/tune_<algo>_<env>)")
     add("-params", "--hyperparams", nargs="+", default=[], metavar="K:V", help="settings that are fixed, not searched")
     add("--n-envs", type=whole, metavar="N", help="copies of the environment to train in (1)")
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         with TuningProgress(terminal) as progress:
-            tuning.run(n_trials, args.n_jobs, args.timeout, progress)
+            tuning.run(n_trials, args.n_jobs, args.timeout, progress, args.stall_limit)
         return 0 if args.trials_only else _choose(args, tuning, terminal)
     except KeyboardInterrupt:
         terminal.print("Stopped. Trials that have ended are kept; to go on, give the same command again:")
@@ -162,7 +164,9 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     from sb3_pg_ext.experiments.values import as_text
 
     terminal.print(f"The best {args.final_top} trials and the defaults train on {args.final_seeds} fresh seeds:")
-    winner = tuning.choose(args.final_top, args.final_seeds, args.n_jobs, args.final_timesteps, terminal)
+    winner = tuning.choose(
+        args.final_top, args.final_seeds, args.n_jobs, args.final_timesteps, terminal, args.stall_limit
+    )
     rows = [(c.label, _number(c.value), describe(c.scores)) for c in winner.contenders]
     terminal.print(table("Final choice", ("contender", "value in the tuning", "on fresh seeds"), rows, right_from=1))
     changed = departures(tuning.plan.algo, winner.settings)
@@ -171,6 +175,7 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     terminal.print(describe(winner.default_scores), highlight=False)
     if winner.label == DEFAULTS:
         terminal.print("No trial is better than the defaults: no entry is written.")
+        _take_back(args, tuning, terminal)
         return 0
     better = sum(winner.scores) / len(winner.scores) > sum(winner.default_scores) / len(winner.default_scores)
     if not better:
@@ -182,6 +187,19 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     terminal.print(f"  sb3-pg report {tuning.folder / 'verdict'}    shows its runs", markup=False, soft_wrap=True)
     terminal.print(f"  {_typed(args, tuning.plan, changed)}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _take_back(args: argparse.Namespace, tuning: Any, terminal: Any) -> None:
+    """Remove the entry of an earlier choice from the folder of the tuning."""
+    from sb3_pg_ext.experiments.tuning.config_entry import has_entry, remove_entry
+
+    name = f"{tuning.plan.algo}.yml"
+    if remove_entry(tuning.folder, tuning.plan):
+        file = tuning.folder / name
+        terminal.print(f"The one of an earlier choice is taken out of {file}.", markup=False, soft_wrap=True)
+    if args.write and has_entry(args.write, tuning.plan):
+        file = args.write / name
+        terminal.print(f"The one in {file} stays: see whether it comes from here.", markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

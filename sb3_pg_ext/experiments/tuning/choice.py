@@ -10,21 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from sb3_pg_ext.experiments.results import Record
 from sb3_pg_ext.experiments.run_spec import Protocol, RunSpec
 from sb3_pg_ext.experiments.seeds import choice_seeds, seeds_of
+from sb3_pg_ext.experiments.tuning.fate import fate_of
 from sb3_pg_ext.experiments.tuning.ledger import counts
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.values import merge
 
 DEFAULTS = "defaults"
+STALL_LIMIT = 1800.0  # seconds
 _TEST_EPISODES = 100
 _EVALUATIONS, _EPISODES = 20, 20  # those of sb3-pg compare
 
@@ -74,14 +77,16 @@ def choose(
     jobs: int | None = None,
     total_steps: int | None = None,
     console: Any = None,
+    stall_limit: float = STALL_LIMIT,
 ) -> Winner:
     """See :meth:`~sb3_pg_ext.experiments.tuning.tuning.Tuning.choose`. Finished runs are kept: nothing runs twice."""
     plan = replace(plan, total_steps=total_steps or plan.total_steps)
+    train = partial(_scores, jobs=jobs, console=console, stall_limit=stall_limit)
     defaults = Contender(DEFAULTS, study.user_attrs.get("start", {}), None)
     trials = study.get_trials(deepcopy=False)
     contenders = [*finalists([t for t in trials if "given" not in t.user_attrs], top), defaults]
     candidates = {c.label: [_candidate_run(plan, c, number) for number in range(seeds)] for c in contenders}
-    scores = _scores(candidates, folder / "choice", jobs, console)
+    scores = train(candidates, folder / "choice")
     ranked = sorted(
         # One whose runs have failed is not chosen by those that have not.
         (replace(c, scores=scores[c.label]) for c in contenders if len(scores[c.label]) == seeds),
@@ -95,7 +100,7 @@ def choose(
     if best.label == DEFAULTS:
         del judged["tuned"]
     verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}
-    found = _scores(verdict, folder / "verdict", jobs, console)
+    found = train(verdict, folder / "verdict")
     settings = merge(_around(plan), best.settings)
     judged_scores = found.get("tuned", found[DEFAULTS])
     return Winner(best.label, settings, ranked, sum(map(counts, trials)), judged_scores, found[DEFAULTS])
@@ -103,7 +108,7 @@ def choose(
 
 def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
     """The ``top`` best of the trials that were completed, equal settings once."""
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    complete = [trial for trial in trials if fate_of(trial) == "completed"]
     whole = max((len(trial.user_attrs.get("scores", ())) for trial in complete), default=0)
     complete = [trial for trial in complete if len(trial.user_attrs.get("scores", ())) == whole]
     best: dict[str, Contender] = {}
@@ -147,7 +152,7 @@ def _judged_run(plan: Plan, label: str, contender: Contender, number: int) -> Ru
 
 
 def _scores(
-    runs: Mapping[str, list[RunSpec]], folder: Path, jobs: int | None, console: Any
+    runs: Mapping[str, list[RunSpec]], folder: Path, jobs: int | None, console: Any, stall_limit: float
 ) -> dict[str, tuple[float, ...]]:
     """Label -> final return of each of its runs that has been finished."""
     from sb3_pg_ext.experiments.console import console as default_console
@@ -160,7 +165,7 @@ def _scores(
     specs = [spec for group in runs.values() for spec in group]
     with Store(folder / FILE_NAME, create=True) as store:
         store.declare(specs, command())
-        executor = LocalProcesses(store, jobs)
+        executor = LocalProcesses(store, jobs, silence=stall_limit)
         with progress_of(specs, console or default_console()) as progress:
             carry_out(specs, store, executor, progress)
         wanted = {spec.key: label for label, group in runs.items() for spec in group}

@@ -31,12 +31,41 @@ def write_entry(folder: Path, plan: Plan, winner: Winner, commands: Sequence[str
     path = folder / f"{plan.algo}.yml"
     name = registry.get(plan.algo).cls.__name__
     text = path.read_text(encoding="utf-8") if path.exists() else f"# Only what differs from the signature of {name}.\n"
-    name = plan.env_id.rpartition(":")[2]
+    name = _entry_name(plan)
     entry = entry_text(name, departures(plan.algo, winner.settings), [*_evidence(winner), *commands])
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(with_entry(text, name, entry), encoding="utf-8")
     return path
+
+
+def remove_entry(folder: Path, plan: Plan) -> bool:
+    """Take the entry of the plan's environment out of ``<folder>/<key>.yml``, and the file away if it was the last one.
+
+    :return: whether there was one
+    """
+    path = folder / f"{plan.algo}.yml"
+    if not has_entry(folder, plan):
+        return False
+    blocks = _blocks(path.read_text(encoding="utf-8"))
+    kept = [block for block in blocks if not _header(_entry_name(plan)).search(block)]
+    if not any(re.search(r"^[^#\s]", block, re.MULTILINE) for block in kept):
+        path.unlink()
+        return True
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
+    return True
+
+
+def has_entry(folder: Path, plan: Plan) -> bool:
+    """Whether ``<folder>/<key>.yml`` has an entry for the plan's environment."""
+    path = folder / f"{plan.algo}.yml"
+    header = _header(_entry_name(plan))
+    return path.is_file() and any(map(header.search, _blocks(path.read_text(encoding="utf-8"))))
+
+
+def _entry_name(plan: Plan) -> str:
+    return plan.env_id.rpartition(":")[2]
 
 
 def departures(algo: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,14 +90,21 @@ def _yaml(value: Any) -> str:
 
 def with_entry(text: str, name: str, entry: str) -> str:
     """``text`` with the block of ``name``, the comments right before it included, replaced or added at the end."""
-    blocks = re.split(r"\n\s*\n", text.strip("\n"))
-    header = re.compile(rf"^(['\"]?){re.escape(name)}\1\s*:", re.MULTILINE)
+    blocks, header = _blocks(text), _header(name)
     entry = entry.strip("\n")
     if any(header.search(block) for block in blocks):
         blocks = [entry if header.search(block) else block for block in blocks]
     else:
         blocks.append(entry)
     return "\n\n".join(blocks) + "\n"
+
+
+def _blocks(text: str) -> list[str]:
+    return re.split(r"\n\s*\n", text.strip("\n"))
+
+
+def _header(name: str) -> re.Pattern[str]:
+    return re.compile(rf"^(['\"]?){re.escape(name)}\1\s*:", re.MULTILINE)
 
 
 def _evidence(winner: Winner) -> list[str]:

@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from sb3_pg_ext.experiments.figure import COLOURS, FAINT, INK, short_number, tidy
 from sb3_pg_ext.experiments.tuning.axes import Axis, compact
+from sb3_pg_ext.experiments.tuning.fate import Fate, fate_of
 from sb3_pg_ext.experiments.tuning.overview import Overview, value_of
 from sb3_pg_ext.experiments.tuning.sensitivity import Sensitivity
 from sb3_pg_ext.spec import Int, OneMinus
 
 BLUE, RED, GREEN = COLOURS[:3]
 # Told apart by shape and filling as well as by colour.
-_MARKS: dict[TrialState, dict[str, Any]] = {
-    TrialState.COMPLETE: {"marker": "o", "s": 22, "color": BLUE, "linewidths": 0, "alpha": 0.85, "label": "completed"},
-    TrialState.PRUNED: {"marker": "v", "s": 22, "facecolors": "none", "edgecolors": RED, "label": "pruned"},
-    TrialState.FAIL: {"marker": "x", "s": 26, "color": INK, "linewidths": 1.3, "label": "failed"},
-    TrialState.RUNNING: {"marker": "s", "s": 20, "facecolors": "none", "edgecolors": FAINT, "label": "running"},
+_MARKS: dict[Fate, dict[str, Any]] = {
+    "completed": {"marker": "o", "s": 22, "color": BLUE, "linewidths": 0, "alpha": 0.85, "label": "completed"},
+    "cut": {"marker": "o", "s": 22, "facecolors": "none", "edgecolors": BLUE, "label": "cut"},
+    "pruned": {"marker": "v", "s": 22, "facecolors": "none", "edgecolors": RED, "label": "pruned"},
+    "failed": {"marker": "x", "s": 26, "color": INK, "linewidths": 1.3, "label": "failed"},
+    "running": {"marker": "s", "s": 20, "facecolors": "none", "edgecolors": FAINT, "label": "running"},
 }
 _BEST = {"marker": "*", "s": 130, "color": GREEN, "linewidths": 0, "zorder": 4}
 _FIRST = {"marker": "D", "s": 62, "facecolors": "none", "edgecolors": INK, "linewidths": 1.3, "zorder": 4}
@@ -52,15 +54,11 @@ def _best_so_far(overview: Overview) -> list[tuple[int, float]]:
 
 
 def _scatter(panel: Any, trials: Sequence[FrozenTrial], places: Mapping[int, float]) -> None:
-    """Trials at (place, value), those without a value on the floor; states told apart."""
-    for state, look in _MARKS.items():
-        here = [trial for trial in trials if trial.state is state and trial.number in places]
-        high = [
-            (places[t.number], value)
-            for t in here
-            if state is not TrialState.FAIL and (value := value_of(t)) is not None
-        ]
-        flat = [places[t.number] for t in here if state is TrialState.FAIL or value_of(t) is None]
+    """Trials at (place, value), those without a value on the floor; what became of them told apart."""
+    for fate, look in _MARKS.items():
+        here = [trial for trial in trials if fate_of(trial) == fate and trial.number in places]
+        high = [(places[t.number], value) for t in here if fate != "failed" and (value := value_of(t)) is not None]
+        flat = [places[t.number] for t in here if fate == "failed" or value_of(t) is None]
         if high:
             panel.scatter(*zip(*high, strict=True), zorder=3, **look)
         if flat:
@@ -142,10 +140,11 @@ def _curve(trial: FrozenTrial, total: int) -> list[tuple[int, float]]:
 def _line(trial: FrozenTrial, best: FrozenTrial | None) -> dict[str, Any]:
     if trial is best:
         return {"color": GREEN, "linewidth": 2.4, "zorder": 4, "label": f"best (trial {trial.number})"}
-    dashes: dict[TrialState, Any] = {TrialState.PRUNED: (0, (4, 2)), TrialState.COMPLETE: "-"}
-    colour = {TrialState.COMPLETE: BLUE, TrialState.PRUNED: RED}.get(trial.state, FAINT)
-    line = dashes.get(trial.state, (0, (1, 1.2)))
-    return {"color": colour, "linestyle": line, "linewidth": 0.9, "alpha": 0.55, "label": _MARKS[trial.state]["label"]}
+    fate = fate_of(trial)
+    dashes: dict[Fate, Any] = {"completed": "-", "cut": (0, (8, 2)), "pruned": (0, (4, 2))}
+    colours: dict[Fate, str] = {"completed": BLUE, "cut": BLUE, "pruned": RED}
+    line, colour = dashes.get(fate, (0, (1, 1.2))), colours.get(fate, FAINT)
+    return {"color": colour, "linestyle": line, "linewidth": 0.9, "alpha": 0.55, "label": _MARKS[fate]["label"]}
 
 
 def draw_sensitivity(panel: Any, found: Sensitivity, limits: tuple[float, float]) -> None:

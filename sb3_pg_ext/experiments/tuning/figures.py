@@ -56,7 +56,7 @@ def charts(overview: Overview, importances: Mapping[str, float]) -> list[Chart]:
     if not overview.shown:
         return []
     found = [_history(overview), _intermediate(overview), _slices(overview)]
-    found += [_importance(importances, len(overview.completed))] if importances else []
+    found += [_importance(importances, len(overview.completed) + len(overview.cut))] if importances else []
     return [*found, _sensitivities(overview.enough)] if overview.enough else found
 
 
@@ -64,13 +64,12 @@ def importances(study: Study, overview: Overview) -> tuple[dict[str, float], str
     """Setting -> its share of the importance by PED-ANOVA (Watanabe et al. 2023, PED-ANOVA: Efficiently Quantifying
     Hyperparameter Importance in Arbitrary Subspaces, arXiv:2304.10255), or why there is none.
 
-    Only the trials count of which something is known: those that were pruned are left out.
+    Only the trials count that are complete to Optuna: those that were pruned are left out, those that were cut are not.
     """
-    values = {value_of(trial) for trial in overview.completed}
-    if len(overview.completed) < FEWEST_FOR_IMPORTANCE:
-        return {}, (
-            f"Importances need at least {FEWEST_FOR_IMPORTANCE} completed trials; there are {len(overview.completed)}."
-        )
+    known = [*overview.completed, *overview.cut]
+    values = {value_of(trial) for trial in known}
+    if len(known) < FEWEST_FOR_IMPORTANCE:
+        return {}, f"Importances need at least {FEWEST_FOR_IMPORTANCE} completed trials; there are {len(known)}."
     if len(values) < 2:
         return {}, "All completed trials have the same value, so that no setting is more important than another."
     with warnings.catch_warnings():
@@ -92,8 +91,8 @@ def _history(overview: Overview) -> Chart:
     return Chart(
         "history",
         "History",
-        "Value of every trial. A pruned one stands at the value with which it was given up; one that failed, or has no "
-        "value yet, at the lower edge.",
+        "Value of every trial. One that was pruned, or cut after some of its seeds, stands at the value with which it "
+        "was given up; one that failed, or has no value yet, at the lower edge.",
         [Panel("Value of every trial", alt, partial(drawing.draw_history, overview=overview))],
     )
 
@@ -104,7 +103,7 @@ def _intermediate(overview: Overview) -> Chart:
         "intermediate",
         "Intermediate values",
         f"The {overview.plan.aggregate} of the ended runs and the one under way. A line begins anew with every seed; "
-        "dashed ones were pruned, dotted ones failed or still run.",
+        "dashed ones were pruned, or cut after a seed; dotted ones failed or still run.",
         [Panel("Value while the trials ran", alt, partial(drawing.draw_intermediate, overview=overview))],
     )
 
@@ -121,8 +120,9 @@ def _slices(overview: Overview) -> Chart:
     return Chart(
         "slice",
         "Slices",
-        "Value against each searched setting. Filled: completed; hollow triangle: pruned; cross: failed; star: the "
-        f"best; diamond: the {overview.name_of_first}.",
+        "Value against each searched setting. Filled: completed; hollow circle: cut by the pruner after some of its "
+        "seeds; hollow triangle: pruned; cross: failed; star: the best; "
+        f"diamond: the {overview.name_of_first}.",
         [panel(axis) for axis in overview.axes],
     )
 
@@ -153,8 +153,8 @@ def _sensitivities(found: Sequence[Sensitivity]) -> Chart:
         "Sensitivity",
         "Median and middle half of the values, by setting. The number is the share of the range of values that is "
         "lost, on average, in the other bins than the best; “chance” stands where a setting without influence could "
-        "come to as much. Pruned trials are in it with the value at which they were given up, and the other settings "
-        "vary along: to measure sensitivity itself, tune with --sampler qmc --pruner none.",
+        "come to as much. Pruned and cut trials are in it with the value at which they were given up, and the other "
+        "settings vary along: to measure sensitivity itself, tune with --sampler qmc --pruner none.",
         [panel(one) for one in found],
     )
 

@@ -12,7 +12,7 @@ count.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -82,12 +82,14 @@ class Recovery:
         self.study = study
         self._beats: dict[int, tuple[Any, float]] = {}
 
-    def __call__(self, killed: Collection[int] = ()) -> list[int]:
+    def __call__(self, killed: Mapping[int, str] | None = None) -> list[int]:
         """Look once.
 
-        :param killed: process numbers of workers of this machine that did not end by themselves
+        :param killed: process numbers of workers of this machine that did not end by themselves, and what had happened
+            to them: ``"ended with signal 9"``
         :return: numbers of the trials that are done again
         """
+        killed = killed or {}
         trials = self.study.get_trials(deepcopy=False)
         replaced = {trial.user_attrs.get("in_place_of") for trial in trials if "void" not in trial.user_attrs}
         again = []
@@ -101,15 +103,17 @@ class Recovery:
             if trial.state not in (TrialState.RUNNING, TrialState.FAIL):
                 continue
             settled = "void" in trial.user_attrs or "reason" in trial.user_attrs  # its worker had just said so
-            deaths = trial.user_attrs.get("deaths", 0) + (process_of(trial) in killed)
+            why = killed.get(process_of(trial) or 0)
+            deaths = trial.user_attrs.get("deaths", 0) + (why is not None)
             if not settled and trial.number not in replaced and deaths < MAX_DEATHS:
                 given = {"given": trial.user_attrs["given"]} if "given" in trial.user_attrs else {}
                 marks = {"in_place_of": trial.number, "deaths": deaths, **given}
                 self.study.enqueue_trial(_parameters(trial), user_attrs=marks)
                 again.append(trial.number)
             if trial.state is TrialState.RUNNING:
-                reason = None if settled or deaths < MAX_DEATHS else f"{deaths} workers died over it"
-                self._close(trial, reason)
+                fatal = not settled and deaths >= MAX_DEATHS
+                reason = f"{deaths} workers died over it; the last one {why or 'did not end by itself'}"
+                self._close(trial, reason=reason if fatal else None, lost=None if settled else why)
         return again
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
@@ -128,10 +132,11 @@ class Recovery:
             return False
         return now - since > SILENCE
 
-    def _close(self, trial: FrozenTrial, reason: str | None) -> None:
+    def _close(self, trial: FrozenTrial, **marks: str | None) -> None:
         try:
-            if reason:
-                Trial(self.study, trial._trial_id).set_user_attr("reason", reason)
+            for name, mark in marks.items():
+                if mark is not None:
+                    Trial(self.study, trial._trial_id).set_user_attr(name, mark)
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
             return  # somebody else was faster

@@ -17,22 +17,26 @@ from optuna.trial import Trial
 
 from sb3_pg_ext.experiments.results import Evaluation, Kind
 from sb3_pg_ext.experiments.runner import execute
+from sb3_pg_ext.experiments.tuning.fate import mark_cut
 from sb3_pg_ext.experiments.tuning.ledger import VoidTrialError, claim
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.spec import suggest
 
-_SECONDS_BETWEEN_BEATS = 15.0
+SECONDS_BETWEEN_BEATS = 15.0
 
 
 class _StopTrial(Exception):
     """Ends the run under way."""
 
 
-def objective(trial: Trial, plan: Plan, n_trials: int | None = None) -> float:
+def objective(
+    trial: Trial, plan: Plan, n_trials: int | None = None, beats_every: float = SECONDS_BETWEEN_BEATS
+) -> float:
     """The value of a trial: ``plan.aggregate`` over its seeds of the mean return in the last evaluation.
 
     :param trial: of a study of ``plan``
     :param n_trials: how many trials are wanted in all
+    :param beats_every: seconds between signs of life
     :raises VoidTrialError: the trial is not needed
     :raises optuna.TrialPruned: the pruner has ended it
     :raises Exception: a run has failed; why is kept in the trial, as ``reason`` and ``traceback``
@@ -40,8 +44,9 @@ def objective(trial: Trial, plan: Plan, n_trials: int | None = None) -> float:
     claim(trial.study, trial, n_trials)
     began = time.perf_counter()
     try:
-        with _beating(trial):
-            return _Runs(trial, plan).value()
+        runs = _Runs(trial, plan)
+        with _beating(trial, runs, beats_every):
+            return runs.value()
     except optuna.TrialPruned:
         raise
     except Exception as error:
@@ -60,6 +65,7 @@ class _Runs:
         self.trial, self.plan = trial, plan
         self.scores: list[float] = []  # of the runs that have ended
         self.latest = math.nan
+        self.moves = 0  # steps and evaluations so far
         self.by_seed = isinstance(trial.study.pruner, WilcoxonPruner)
 
     def value(self) -> float:
@@ -75,6 +81,8 @@ class _Runs:
             self.scores.append(self.latest)
             self.trial.set_user_attr("scores", self.scores)
             if self.by_seed and self._is_worse_by_seed(replicate):
+                if len(self.scores) < self.plan.seeds_per_trial:
+                    mark_cut(self.trial, len(self.scores), self.plan.seeds_per_trial)
                 break
         return self.plan.value(self.scores)
 
@@ -84,10 +92,12 @@ class _Runs:
         return self.trial.should_prune()
 
     def progress(self, step: int, train_seconds: float) -> None:
-        """Nothing to do: beats are by the clock."""
+        """The runs are getting on."""
+        self.moves += 1
 
     def evaluation(self, kind: Kind, evaluation: Evaluation) -> None:
         """Report what the trial is worth so far, at the environment steps of all its runs."""
+        self.moves += 1
         self.latest = evaluation.mean_return
         if self.by_seed or evaluation.step == 0:
             return
@@ -116,16 +126,16 @@ def should_prune(study: Study, trial: Trial, step: int, value: float) -> bool:
 
 
 @contextmanager
-def _beating(trial: Trial) -> Iterator[None]:
-    """Signs of life from a thread, as a run may be silent for long."""
+def _beating(trial: Trial, runs: _Runs, every: float) -> Iterator[None]:
+    """Signs of life from a thread, as a run may be silent for long: that the process is there, and how far it is."""
     ended = threading.Event()
 
     def beat() -> None:
         number = 0
-        while not ended.wait(_SECONDS_BETWEEN_BEATS):
+        while not ended.wait(every):
             number += 1
             try:
-                trial.set_user_attr("beat", number)
+                trial.set_user_attr("beat", [number, runs.moves])
             except optuna.exceptions.UpdateFinishedTrialError:
                 return
             except Exception:

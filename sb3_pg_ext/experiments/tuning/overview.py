@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.tuning.axes import Axis, axes_of
+from sb3_pg_ext.experiments.tuning.fate import Fate, fate_of
 from sb3_pg_ext.experiments.tuning.ledger import counts
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.sensitivity import Sensitivity, sensitivity
@@ -35,23 +36,32 @@ class Overview:
 
     @cached_property
     def completed(self) -> list[FrozenTrial]:
-        return [trial for trial in self._counting(TrialState.COMPLETE) if value_of(trial) is not None]
+        """With all their runs."""
+        return self._valued("completed")
+
+    @cached_property
+    def cut(self) -> list[FrozenTrial]:
+        """With a value of their first runs: by then they were worse than the best, seed by seed."""
+        return self._valued("cut")
+
+    def _valued(self, fate: Fate) -> list[FrozenTrial]:
+        return [trial for trial in self._counting(fate) if value_of(trial) is not None]
 
     @cached_property
     def pruned(self) -> list[FrozenTrial]:
-        return self._counting(TrialState.PRUNED)
+        return self._counting("pruned")
 
     @cached_property
     def failed(self) -> list[FrozenTrial]:
-        return self._counting(TrialState.FAIL)
+        return self._counting("failed")
 
     @cached_property
     def running(self) -> list[FrozenTrial]:
-        return self._counting(TrialState.RUNNING)
+        return self._counting("running")
 
     @cached_property
     def waiting(self) -> list[FrozenTrial]:
-        return self._counting(TrialState.WAITING)
+        return self._counting("waiting")
 
     @cached_property
     def not_counted(self) -> list[FrozenTrial]:
@@ -61,11 +71,11 @@ class Overview:
     @cached_property
     def shown(self) -> list[FrozenTrial]:
         """All that count and have been begun, by number."""
-        begun = [*self.completed, *self.pruned, *self.failed, *self.running]
+        begun = [*self.completed, *self.cut, *self.pruned, *self.failed, *self.running]
         return sorted(begun, key=lambda trial: trial.number)
 
-    def _counting(self, state: TrialState) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if trial.state is state and counts(trial)]
+    def _counting(self, fate: Fate) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if fate_of(trial) == fate and counts(trial)]
 
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
@@ -99,11 +109,11 @@ class Overview:
 
     @cached_property
     def sensitivities(self) -> list[Sensitivity]:
-        """Of all settings, those that matter most first, from completed and pruned trials.
+        """Of all settings, those that matter most first, from completed, cut and pruned trials.
 
-        A pruned trial stands with the value at which it was given up: to leave it out would hide what is bad.
+        One that was given up stands with the value that it had by then: to leave it out would hide what is bad.
         """
-        judged = [trial for trial in (*self.completed, *self.pruned) if value_of(trial) is not None]
+        judged = [trial for trial in (*self.completed, *self.cut, *self.pruned) if value_of(trial) is not None]
         found = [self._sensitivity(axis, judged) for axis in self.axes]
         return sorted(found, key=lambda each: -1.0 if math.isnan(each.loss) else each.loss, reverse=True)
 

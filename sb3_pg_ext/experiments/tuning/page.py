@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.html import render
@@ -20,6 +20,7 @@ from sb3_pg_ext.experiments.summary import number
 from sb3_pg_ext.experiments.tuning.axes import Axis
 from sb3_pg_ext.experiments.tuning.choice import rounded
 from sb3_pg_ext.experiments.tuning.config_entry import departures
+from sb3_pg_ext.experiments.tuning.fate import fate_of, fate_text
 from sb3_pg_ext.experiments.tuning.outcome import Contender, Outcome, outcome
 from sb3_pg_ext.experiments.tuning.overview import Overview, value_of
 from sb3_pg_ext.experiments.tuning.plan import Plan
@@ -31,13 +32,6 @@ from sb3_pg_ext.spec import OneMinus
 _TEMPLATE = "tuning/report.html.j2"
 _LEADERS = 5
 _NONE = "–"
-_STATES = {
-    TrialState.COMPLETE: "completed",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 
 def page(
@@ -178,15 +172,20 @@ def _seeds(seeds: Sequence[Seeds], with_test: bool = True) -> tuple[str, str, st
 
 def _cards(overview: Overview, found: Outcome | None) -> list[tuple[str, str, str]]:
     """(what, number, remark) for the head of the page."""
-    ended = len(overview.completed) + len(overview.pruned) + len(overview.failed)
-    parts = ((overview.pruned, "pruned"), (overview.failed, "failed"), (overview.running, "running"))
+    ended = sum(map(len, (overview.completed, overview.cut, overview.pruned, overview.failed)))
+    parts = (
+        (overview.cut, "cut"),
+        (overview.pruned, "pruned"),
+        (overview.failed, "failed"),
+        (overview.running, "running"),
+    )
     remark = ", ".join(f"{len(trials)} {what}" for trials, what in parts if trials)
     cards = [("trials ended", str(ended), remark or "none pruned, none failed")]
     if overview.best is not None:
         cards.append(("best value", number(overview.best.value or 0.0), f"trial {overview.best.number}"))
     if overview.first is not None:
         value = value_of(overview.first)
-        state = _STATES[overview.first.state]
+        state = fate_text(overview.first)
         remark = "same seeds" if state == "completed" else state
         cards.append((overview.name_of_first, _NONE if value is None else number(value), remark))
     if found and found.winner:
@@ -198,6 +197,7 @@ def _state(overview: Overview) -> list[tuple[str, str, str]]:
     spent = sum(trial.user_attrs.get("seconds", 0.0) for trial in overview.shown)
     rows = [
         ("completed", overview.completed, "with all their runs"),
+        ("cut", overview.cut, "by the pruner after some of their runs, as worse than the best seed by seed"),
         ("pruned", overview.pruned, "given up early, as others had done better"),
         ("failed", overview.failed, "of themselves; the reasons are below"),
         ("running", overview.running, "when this page was written"),
@@ -281,15 +281,17 @@ def _failure(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _why_not_counted(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get("void") or "lost with its process, and done again")
+    why = trial.user_attrs.get("lost")
+    lost = f"lost with its process, which {why}, and done again" if why else "lost with its process, and done again"
+    return str(trial.user_attrs.get("void") or lost)
 
 
 def _row(overview: Overview, trial: FrozenTrial) -> tuple[str, ...]:
     value, seconds = value_of(trial), trial.user_attrs.get("seconds")
     return (
         str(trial.number),
-        _STATES[trial.state] + (f", the {overview.name_of_first}" if trial is overview.first else ""),
-        _NONE if value is None or trial.state is TrialState.FAIL else number(value),
+        fate_text(trial) + (f", the {overview.name_of_first}" if trial is overview.first else ""),
+        _NONE if value is None or fate_of(trial) == "failed" else number(value),
         _scores(trial),
         _NONE if seconds is None else duration(seconds),
         *(_setting(axis, trial) for axis in overview.axes),

@@ -13,10 +13,11 @@ from rich.status import Status
 from sb3_pg_ext.experiments.progress import duration
 from sb3_pg_ext.experiments.summary import number
 from sb3_pg_ext.experiments.tuning.choice import rounded
+from sb3_pg_ext.experiments.tuning.fate import fate_of, fate_text
 from sb3_pg_ext.experiments.tuning.ledger import ENDED, counts
 from sb3_pg_ext.experiments.values import as_text
 
-_SIGNS = {TrialState.COMPLETE: "[green]✓[/]", TrialState.PRUNED: "[yellow]✂[/]", TrialState.FAIL: "[red]✗[/]"}
+_SIGNS = {"completed": "[green]✓[/]", "cut": "[yellow]✂[/]", "pruned": "[yellow]✂[/]", "failed": "[red]✗[/]"}
 
 
 class TuningProgress:
@@ -58,18 +59,20 @@ class TuningProgress:
             self._status.update(self._state(trials, n_trials))
 
     def _line(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> str:
-        head = f"{_SIGNS[trial.state]} trial {trial.number:<4}"
-        if trial.state is TrialState.COMPLETE:
+        fate = fate_of(trial)
+        head = f"{_SIGNS[fate]} trial {trial.number:<4}"
+        if fate in ("completed", "cut"):
             best = _best(trials)
             mark = "  [bold]best so far[/]" if best is not None and best.number == trial.number else ""
+            mark = f"  {fate_text(trial)}" if fate == "cut" else mark
             return f"{head} {number(trial.value or 0.0):>9}{mark}  {escape(short_settings(trial))}"
-        if trial.state is TrialState.PRUNED:
+        if fate == "pruned":
             return f"{head} {'pruned':>9}  {escape(short_settings(trial))}"
         reason = trial.user_attrs.get("reason")
         if reason:
             return f"{head} {'failed':>9}  {escape(reason.splitlines()[0])}"
         void = trial.user_attrs.get("void")
-        return f"[dim]- trial {trial.number:<4} {escape(void) if void else 'was lost and is done again'}[/]"
+        return f"[dim]- trial {trial.number:<4} {escape(void or _loss(trial))}[/]"
 
     def _state(self, trials: list[FrozenTrial], n_trials: int | None) -> str:
         ended = sum(counts(trial) and trial.state in ENDED for trial in trials)
@@ -84,6 +87,11 @@ class TuningProgress:
         return " · ".join(part for part in parts if part)
 
 
+def _loss(trial: FrozenTrial) -> str:
+    why = trial.user_attrs.get("lost")
+    return f"was lost and is done again: its worker {why}" if why else "was lost and is done again"
+
+
 def short_settings(trial: FrozenTrial) -> str:
     """The sampled settings of a trial on one line."""
     settings = trial.user_attrs.get("settings", {})
@@ -91,5 +99,5 @@ def short_settings(trial: FrozenTrial) -> str:
 
 
 def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    complete = [trial for trial in trials if fate_of(trial) == "completed" and trial.value is not None]
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)

@@ -19,7 +19,7 @@ from sb3_pg_ext.bases.atomic_file import atomic_write
 from sb3_pg_ext.experiments.building import check
 from sb3_pg_ext.experiments.executor import usable_cores
 from sb3_pg_ext.experiments.provenance import provenance, versions
-from sb3_pg_ext.experiments.tuning.choice import Winner, choose
+from sb3_pg_ext.experiments.tuning.choice import STALL_LIMIT, Winner, choose
 from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueue_once
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import check_packages, make_pruner, make_sampler
@@ -146,6 +146,7 @@ class Tuning:
         jobs: int | None = None,
         timeout: float | None = None,
         watcher: Watcher | None = None,
+        stall_limit: float = STALL_LIMIT,
     ) -> None:
         """Have trials carried out until there are ``n_trials`` in the study, or the time is over.
 
@@ -156,16 +157,17 @@ class Tuning:
         :param jobs: worker processes; one per usable core by default
         :param timeout: seconds after which no trial is begun
         :param watcher: told of the progress
+        :param stall_limit: seconds after which a worker that has not come any further is ended, and its trial lost
         :raises TuningError: the first trials have all failed
         :raises ValueError: neither ``n_trials`` nor ``timeout`` is given
         """
         if n_trials is None and timeout is None:
             raise ValueError("n_trials=None and timeout=None: one of them must end the tuning")
-        workers = Workers(self._order(n_trials), self.folder / "logs", jobs or usable_cores())
+        workers = Workers(self._order(n_trials, stall_limit), self.folder / "logs", jobs or usable_cores())
         recover, end = Recovery(self.study), time.monotonic() + (float("inf") if timeout is None else timeout)
         watcher, connection_ = watcher or _Nobody(), _Connection(self.storage)
         ended_before = {trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state in ENDED}
-        killed: set[int] = set()
+        killed: dict[int, str] = {}
         try:
             while True:
                 killed |= workers.reap()
@@ -174,6 +176,7 @@ class Tuning:
                     killed.clear()
                     trials = self.study.get_trials(deepcopy=False)
                     watcher.look(trials, n_trials)
+                    workers.end_hung(trials)
                     _check_not_hopeless([trial for trial in trials if trial.number not in ended_before])
                     workers.check_fruitful(len(trials))
                     if time.monotonic() < end:
@@ -188,11 +191,17 @@ class Tuning:
             with contextlib.suppress(Exception):  # the next call does it as well
                 recover()
 
-    def _order(self, n_trials: int | None) -> Order:
-        return Order(self.storage, self.study_name, self.proposal, n_trials)
+    def _order(self, n_trials: int | None, stall_limit: float) -> Order:
+        return Order(self.storage, self.study_name, self.proposal, n_trials, stall_limit)
 
     def choose(
-        self, top: int = 5, seeds: int = 5, jobs: int | None = None, total_steps: int | None = None, console: Any = None
+        self,
+        top: int = 5,
+        seeds: int = 5,
+        jobs: int | None = None,
+        total_steps: int | None = None,
+        console: Any = None,
+        stall_limit: float = STALL_LIMIT,
     ) -> Winner:
         """Train the best trials and the defaults again on fresh seeds, take the best, and judge it on others.
 
@@ -201,11 +210,12 @@ class Tuning:
         :param jobs: runs at once
         :param total_steps: environment steps of each run; those of the tuning by default
         :param console: of rich, for progress
+        :param stall_limit: seconds after which a run that stands still is ended
         :raises TuningError: no trial has been completed
         """
         if not any(trial.state is TrialState.COMPLETE for trial in self.study.get_trials(deepcopy=False)):
             raise TuningError(f"no trial of {self.study_name!r} has been completed: there is nothing to choose from")
-        winner = choose(self.study, self.plan, self.folder, top, seeds, jobs, total_steps, console)
+        winner = choose(self.study, self.plan, self.folder, top, seeds, jobs, total_steps, console, stall_limit)
         self._write(WINNER_FILE, asdict(winner))
         return winner
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from sb3_pg_ext.experiments.tuning.ledger import counts
-from sb3_pg_ext.experiments.tuning.objective import objective
+from sb3_pg_ext.experiments.tuning.objective import SECONDS_BETWEEN_BEATS, objective
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import PrunerName, SamplerName, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.storages import close_storage, open_storage
@@ -34,7 +35,9 @@ class Proposal:
     n_startup_trials: int = 10
 
 
-def work(storage: str, study_name: str, proposal: Proposal, slot: int, n_trials: int | None, log: str) -> None:
+def work(
+    storage: str, study_name: str, proposal: Proposal, slot: int, n_trials: int | None, beats_every: float, log: str
+) -> None:
     """Ask the study for a trial and carry it out.
 
     :param storage: URL, see :func:`~sb3_pg_ext.experiments.tuning.storages.open_storage`
@@ -42,13 +45,14 @@ def work(storage: str, study_name: str, proposal: Proposal, slot: int, n_trials:
     :param proposal: how the trial is found
     :param slot: number of the worker among those of its parent
     :param n_trials: how many trials are wanted in all
+    :param beats_every: seconds between signs of life
     :param log: file for warnings and prints
     """
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     write_output_to(Path(log))
     try:
-        run_trial(storage, study_name, proposal, slot, n_trials)
+        run_trial(storage, study_name, proposal, slot, n_trials, beats_every)
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
@@ -56,21 +60,29 @@ def work(storage: str, study_name: str, proposal: Proposal, slot: int, n_trials:
         remove_if_empty(Path(log))
 
 
-def run_trial(storage: str, study_name: str, proposal: Proposal, slot: int = 0, n_trials: int | None = None) -> None:
+def run_trial(
+    storage: str,
+    study_name: str,
+    proposal: Proposal,
+    slot: int = 0,
+    n_trials: int | None = None,
+    beats_every: float = SECONDS_BETWEEN_BEATS,
+) -> None:
     """The same in this process."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     opened = open_storage(storage)
     try:
-        _run_trial(optuna.load_study(study_name=study_name, storage=opened), proposal, slot, n_trials)
+        study = optuna.load_study(study_name=study_name, storage=opened)
+        _run_trial(study, proposal, slot, partial(objective, n_trials=n_trials, beats_every=beats_every))
     finally:
         close_storage(opened)
 
 
-def _run_trial(study: Study, proposal: Proposal, slot: int, n_trials: int | None) -> None:
+def _run_trial(study: Study, proposal: Proposal, slot: int, carry_out: Callable[..., float]) -> None:
     plan = Plan.from_json(study.user_attrs["plan"])
     study.pruner = make_pruner(proposal.pruner, plan)
     # Lost trials, and those that are waiting to be carried out again, leave the proposals of the others as they are.
     n_before = sum(counts(t) for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING)
     study.sampler = make_sampler(proposal.sampler, plan.master_seed, n_before, slot, proposal.n_startup_trials)
     # What goes wrong with a trial is written down in it, and the next one may be better.
-    study.optimize(partial(objective, plan=plan, n_trials=n_trials), n_trials=1, catch=(Exception,))
+    study.optimize(partial(carry_out, plan=plan), n_trials=1, catch=(Exception,))

@@ -13,9 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sb3_pg_ext.experiments.executor import context
 from sb3_pg_ext.experiments.tuning.ledger import process_of
+from sb3_pg_ext.experiments.tuning.objective import SECONDS_BETWEEN_BEATS
 from sb3_pg_ext.experiments.tuning.worker import Proposal, work
 
 _DEATHS_IN_A_ROW = 5
+_BEATS_IN_LIMIT = 4
+# Seconds between two looks that count at most: while this process was stopped itself, nobody has stood still.
+_LONGEST_LOOK = 10.0
 
 
 class TuningError(RuntimeError):
@@ -23,12 +27,28 @@ class TuningError(RuntimeError):
 
 
 class Order(NamedTuple):
-    """What workers are to do: ask a study for trials, up to ``n_trials`` in all, and carry them out."""
+    """What workers are to do: ask a study for trials, up to ``n_trials`` in all, and carry them out.
+
+    One that has stood still for ``stall_limit`` seconds is ended.
+    """
 
     storage: str
     study_name: str
     proposal: Proposal
     n_trials: int | None
+    stall_limit: float
+
+    @property
+    def beats_every(self) -> float:
+        """Seconds between signs of life: several within the limit."""
+        return min(SECONDS_BETWEEN_BEATS, self.stall_limit / _BEATS_IN_LIMIT)
+
+
+class _Sign(NamedTuple):
+    """What was last seen of a worker: its trial, how far that was, and the seconds since."""
+
+    of: Any
+    still: float
 
 
 class Workers:
@@ -43,6 +63,8 @@ class Workers:
         self.order, self.logs, self.jobs = order, logs, jobs
         self._context = context()
         self._slots: dict[int, BaseProcess] = {}
+        self._signs: dict[int, _Sign] = {}
+        self._looked = time.monotonic()
         self._deaths = self._n_trials = 0
         logs.mkdir(exist_ok=True)
 
@@ -63,22 +85,43 @@ class Workers:
 
     def _started(self, slot: int) -> BaseProcess:
         order, log = self.order, str(self.logs / f"worker{slot}_{time.time_ns()}.log")
-        arguments = (order.storage, order.study_name, order.proposal, slot, order.n_trials, log)
+        arguments = (order.storage, order.study_name, order.proposal, slot, order.n_trials, order.beats_every, log)
         process: Any = self._context.Process(target=work, args=arguments, name=f"worker {slot}")
         process.start()
         return process
 
-    def reap(self) -> set[int]:
-        """Free the slots of processes that have ended; the numbers of those that did not end by themselves."""
-        killed = set()
+    def end_hung(self, trials: Sequence[FrozenTrial]) -> None:
+        """Kill the processes that have not come any further for ``stall_limit`` seconds.
+
+        :param trials: of the study
+        """
+        signs = {process_of(trial): _progress(trial) for trial in trials if trial.state is TrialState.RUNNING}
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
+        for slot, process in self._slots.items():
+            before, sign = self._signs.get(slot), signs.get(process.pid)
+            still = before.still + passed if before and before.of == (process.pid, sign) else 0.0
+            self._signs[slot] = _Sign((process.pid, sign), still)
+            if still > self.order.stall_limit:
+                process.kill()
+
+    def reap(self) -> dict[int, str]:
+        """Free the slots of processes that have ended; the numbers of those that did not end by themselves, and why."""
+        killed = {}
         for slot, process in list(self._slots.items()):
             if not process.is_alive():
                 process.join()
                 if process.exitcode:
-                    killed.add(process.pid or 0)
+                    killed[process.pid or 0] = self._cause(slot, process.exitcode)
                 del self._slots[slot]
         self._deaths += len(killed)
         return killed
+
+    def _cause(self, slot: int, exitcode: int) -> str:
+        limit = self.order.stall_limit
+        if slot in self._signs and self._signs[slot].still > limit:
+            return f"had stood still for {limit:g} s and was ended"
+        return f"ended with {f'signal {-exitcode}' if exitcode < 0 else f'exit code {exitcode}'}"
 
     def check_fruitful(self, n_trials: int) -> None:
         """
@@ -101,3 +144,9 @@ class Workers:
         for process in self._slots.values():
             process.join()
         self._slots.clear()
+
+
+def _progress(trial: FrozenTrial) -> tuple[Any, ...]:
+    """What is different once ``trial`` has come further."""
+    beat = trial.user_attrs.get("beat")
+    return trial.number, beat[1] if beat else None, len(trial.intermediate_values)
