@@ -11,7 +11,7 @@ import sb3_pg_ext
 
 COMMANDS = {
     "compare": "compare algorithms over environments and seeds; restartable",
-    "study": "state of a comparison, also while it runs; export to tables; import of log folders",
+    "study": "state of a comparison, also while it runs; seeds still needed; export to tables; import of log folders",
     "report": "write table, figure and report.md of a comparison again, finished or not",
     "tune": "search for the best settings, with several seeds a trial; restartable, on one machine or many",
     "train": "train one model, with the folders and spellings of rl_zoo3",

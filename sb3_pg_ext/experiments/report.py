@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments.comparison.advice import advise
+from sb3_pg_ext.experiments.comparison.advice import explanation as explanation_of_advice
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.comparison.charts import Chart, charts, pictures, write
 from sb3_pg_ext.experiments.comparison.facts import (
@@ -20,6 +22,7 @@ from sb3_pg_ext.experiments.comparison.facts import (
 from sb3_pg_ext.experiments.comparison.latex import tables
 from sb3_pg_ext.experiments.comparison.page import page
 from sb3_pg_ext.experiments.results import Record, Reference
+from sb3_pg_ext.experiments.statistics import Design
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
 from sb3_pg_ext.experiments.summary import HEADER, Summary, best_first, summarise
 from sb3_pg_ext.experiments.values import SettingError, as_text
@@ -69,7 +72,7 @@ def write_report(folder: Path, references: Mapping[str, Reference] | None = None
     notes = notes if paged else [*notes, _NO_JINJA]
     for name, text in tables(comparison).items():
         _write(folder / TABLES / f"{name}.tex", text)
-    _write(folder / REPORT, report_text(comparison.summaries, commands, notes, with_figure=bool(drawn)))
+    _write(folder / REPORT, report_text(comparison, commands, notes, with_figure=bool(drawn)))
     files = ((PAGE, paged), (REPORT, True), (FIGURE, drawn), (FIGURES, drawn), (TABLES, True))
     return Report(comparison.summaries, [folder / name for name, written in files if written], notes)
 
@@ -116,10 +119,9 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def report_text(summaries: Sequence[Summary], commands: Sequence[str], notes: Sequence[str], with_figure: bool) -> str:
+def report_text(comparison: Comparison, commands: Sequence[str], notes: Sequence[str], with_figure: bool) -> str:
     """The Markdown of a report."""
-    records = [record for summary in summaries for record in summary.records]
-    env_ids = list(dict.fromkeys(summary.env_id for summary in summaries))
+    summaries, records, env_ids = comparison.summaries, comparison.records, comparison.env_ids
     parts = [
         f"# Comparison in {', '.join(env_ids)}",
         state_line(records),
@@ -128,6 +130,9 @@ def report_text(summaries: Sequence[Summary], commands: Sequence[str], notes: Se
         *(part for env_id in env_ids for part in _results_of(env_id, summaries)),
         _explanation(records),
         *(["## Learning curves", f"![Learning curves]({FIGURE})"] if with_figure else []),
+        "## Is this settled?",
+        *(f"**{env_id}**: {advise(comparison, env_id).sentence()}" for env_id in env_ids),
+        explanation_of_advice(Design()),
         "## Settings",
         _settings_table(summaries),
         _all_settings(summaries),

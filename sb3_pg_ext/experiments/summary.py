@@ -140,6 +140,11 @@ def probability_text(estimate: Estimate) -> str:
     return f"{estimate.point:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
+def p_value_text(value: float) -> str:
+    """Three decimals; never a chance of nothing."""
+    return "<0.001" if value < 0.0005 else f"{value:.3f}"
+
+
 def number(value: float) -> str:
     """Four significant digits or whole numbers, whichever says more; never in powers of ten for ordinary returns."""
     if value != 0 and not 1e-3 <= abs(value) < 1e7:

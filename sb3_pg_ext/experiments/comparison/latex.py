@@ -1,14 +1,20 @@
-r"""Tables for papers: LaTeX that needs ``\usepackage{booktabs}`` and nothing else."""
+r"""Tables for papers: LaTeX that needs ``\usepackage{array, booktabs, graphicx}`` and nothing else.
+
+Long labels are broken after their commas, and a table that is wider than the text is scaled to it; one that is longer
+than a page is cut.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.comparison.facts import SETTINGS_HEADER, settings_rows
 from sb3_pg_ext.experiments.statistics import AGGREGATES
-from sb3_pg_ext.experiments.summary import estimate_text, number, probability_text
+from sb3_pg_ext.experiments.summary import estimate_text, number, p_value_text, probability_text
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -18,17 +24,56 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "–": "--",
+    '"': r"\symbol{34}",  # \textquotedbl is not in every font encoding
+    "–": r"\textendash{}",
     "…": r"\ldots{}",
     "·": r"\textperiodcentered{}",
+    **{"≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∞": r"$\infty$", "→": r"$\to$", "−": "$-$"},
 }
-_RESULTS_HEADER = ("algorithm", "final return", "area under curve", "worst seed", "runs")
+_CAPITALS = "ΓΔΘΛΞΠΣΥΦΨΩ"  # those that Latin has too have no command
+_LAST_LATIN = "ſ"
+_LONG = 22  # characters of a label that is not broken
+_ROOM = 16  # characters on a line of one that is
+_BREAKS = {**dict.fromkeys(",:/", r"\allowbreak{}"), **dict.fromkeys("=_", r"\penalty100{}"), " ": " "}
+_LINES = 36  # of a table on a page
+_LABELS, _WIDE = r">{\raggedright\hangindent=1em}p{%s\linewidth}", r">{\raggedright\arraybackslash}p{0.42\linewidth}"
+_PREAMBLE = "% \\usepackage{array, booktabs, graphicx}"
+_HEAD = r"""\begin{table}
+\centering
+\setlength{\abovecaptionskip}{0pt}
+\setlength{\belowcaptionskip}{6pt}
+\setlength{\tabcolsep}{4pt}
+\caption{%s}"""
+_BOX = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def escape(text: str) -> str:
-    """``text`` as LaTeX sets it; nothing in it is a command."""
-    return "".join(_SPECIAL.get(character, character) for character in " ".join(text.split()))
+    """``text`` as LaTeX sets it: nothing in it is a command or a ligature.
+
+    What pdflatex has no character for is named by its code point.
+    """
+    set_ = "".join(map(_character, " ".join(text.split())))
+    return re.sub(r"([-`'!?,])(?=[-`'])", r"\1{}", set_)
+
+
+def _character(character: str) -> str:
+    if character in _SPECIAL:
+        return _SPECIAL[character]
+    name = unicodedata.name(character, "")
+    if name.startswith("GREEK SMALL LETTER ") and name.count(" ") == 3 and character not in "οςϐ":
+        return f"$\\{name.split()[-1].lower().replace('lamda', 'lambda')}$"
+    if character in _CAPITALS:
+        return f"$\\{name.split()[-1].capitalize().replace('Lamda', 'Lambda')}$"
+    known = character <= _LAST_LATIN and character.isprintable()
+    return character if known else f"[U+{ord(character):04X}]"
+
+
+def _breakable(text: str) -> str:
+    """Escaped; if it is long, it is broken between its parts, and within one only if that alone is too long."""
+    if len(text) <= _LONG:
+        return escape(text)
+    parts = re.split(r"(?<=[,:/=_ ])", text)
+    return "".join(rf"\mbox{{{escape(part)}}}{_BREAKS.get(part[-1], '')}" for part in parts if part)
 
 
 def _number(text: str) -> str:
@@ -42,22 +87,53 @@ def tables(comparison: Comparison) -> dict[str, str]:
     return {**found, "aggregates": _aggregates(comparison)} if comparison.aggregates else found
 
 
-def _table(header: Sequence[str], blocks: Mapping[str, Sequence[Sequence[str]]], columns: str, caption: str) -> str:
-    """Rows in blocks, each under its own line unless it is called ``""``.
+def _column(labels: Iterable[str], width: float) -> str:
+    """The column of some labels: as wide as the longest, or of several lines."""
+    return _LABELS % width if max(map(len, labels), default=0) > _LONG else "l"
 
-    :param blocks: name -> rows of finished cells
+
+def _lines(*texts: str, room: int = _ROOM) -> int:
+    """How many lines a row takes, about, whose longest cell is the longest of ``texts``."""
+    return max(math.ceil(len(text) / room) if len(text) > _LONG else 1 for text in texts)
+
+
+Rows = Sequence[tuple[int, Sequence[str]]]
+
+
+def _table(header: Sequence[str], blocks: Mapping[str, Rows], columns: str, caption: str) -> str:
+    """Rows in blocks, each under its own line unless it is called ``""``; as many tables as they take pages.
+
+    :param header: finished cells
+    :param blocks: name -> rows: how many lines each takes, and its finished cells
     """
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _row(map(escape, header)), r"\midrule"]
-    for index, (name, rows) in enumerate(blocks.items()):
-        lines += [r"\addlinespace"] if index else []
-        lines += [rf"\multicolumn{{{len(header)}}}{{l}}{{\textbf{{{escape(name)}}}}} \\"] if name else []
-        lines += map(_row, rows)
-    head = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
-    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    tabular = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _row(header), r"\midrule"]
+    parts = [_PREAMBLE]
+    for page, lines in enumerate(_pages(blocks, len(header))):
+        head = _HEAD % (f"{caption} (continued)" if page else caption)
+        parts += [head, _BOX, *tabular, *lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
+    return "\n".join([*parts, ""])
 
 
-def _row(cells: object) -> str:
-    return rf"{' & '.join(cells)} \\"  # type: ignore[arg-type]
+def _pages(blocks: Mapping[str, Rows], width: int) -> Iterator[list[str]]:
+    lines: list[str] = []
+    used = 0
+    for name, rows in blocks.items():
+        title = [rf"\multicolumn{{{width}}}{{l}}{{\textbf{{{escape(name)}}}}} \\"] if name else []
+        for place, (height, row) in enumerate(rows):
+            full = used + height > _LINES and used > 0
+            if full:
+                yield lines
+                lines, used = [], 0
+            if full or not place:
+                lines += [*([r"\addlinespace"] if lines else []), *title]
+                used += len(title)
+            lines.append(_row(row))
+            used += height
+    yield lines
+
+
+def _row(cells: Iterable[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
 
 
 def _results(comparison: Comparison) -> str:
@@ -67,33 +143,35 @@ def _results(comparison: Comparison) -> str:
         for place, summary in enumerate(comparison.within(env_id)):
             finals = comparison.finals(summary.label, env_id)
             final = _number(estimate_text(summary.final))
-            rows.append(
-                [
-                    escape(summary.label),
-                    rf"\textbf{{{final}}}" if place == 0 and len(finals) else final,
-                    _number(estimate_text(summary.area)),
-                    _number(number(finals.min())) if len(finals) else "--",
-                    f"{len(finals)}/{len(summary.records)}",
-                ]
-            )
+            cells = [
+                _breakable(summary.label),
+                rf"\textbf{{{final}}}" if place == 0 and len(finals) else final,
+                _number(estimate_text(summary.area)),
+                _number(number(finals.min())) if len(finals) else "--",
+                f"{len(finals)}/{len(summary.records)}",
+            ]
+            rows.append((_lines(summary.label), cells))
         blocks[env_id] = rows
     caption = (
         r"Interquartile means over seeds with 95\,\% bootstrap intervals. Final return: mean of the test episodes "
         r"after training. Runs: finished/all. Bold: the highest final return."
     )
-    return _table(_RESULTS_HEADER, blocks, "lrrrr", caption)
+    header = ("algorithm", "final return", "area under curve", "worst seed", "runs")
+    return _table(header, blocks, f"{_column(comparison.labels, 0.3)}rrrr", caption)
 
 
 def _pairs(comparison: Comparison) -> str:
     blocks = {
         env_id: [
-            [
-                escape(pair.first),
-                escape(pair.second),
-                _number(probability_text(pair.improvement)),
-                f"{pair.p_value:.3f}",
-                f"{pair.corrected:.3f}",
-            ]
+            (
+                _lines(pair.first, pair.second),
+                [
+                    _breakable(pair.first),
+                    _breakable(pair.second),
+                    _number(probability_text(pair.improvement)),
+                    *(p_value_text(value).replace("<", "$<$") for value in (pair.p_value, pair.corrected)),
+                ],
+            )
             for pair in pairs
         ]
         for env_id, pairs in comparison.pairs.items()
@@ -103,22 +181,33 @@ def _pairs(comparison: Comparison) -> str:
         r"Probability that a run of A is better than one of B, with its 95\,\% bootstrap interval; exact two-sided "
         r"p-value of the Mann--Whitney test, and the same with Holm's correction over the pairs of the environment."
     )
-    return _table(("A", "B", "P(A > B)", "p", "corrected"), blocks, "llrrr", caption)
+    column = _column(comparison.labels, 0.28)
+    return _table(("A", "B", "$P(A > B)$", "$p$", "corrected"), blocks, f"{column}{column}rrr", caption)
 
 
 def _aggregates(comparison: Comparison) -> str:
     rows = [
-        [escape(label), *(_number(estimate_text(row[name])) for name in AGGREGATES)]
+        (_lines(label), [_breakable(label), *(_number(estimate_text(row[name])) for name in AGGREGATES)])
         for label, row in comparison.aggregates.items()
     ]
     over = f"Normalised final returns over {len(comparison.env_ids)} environments"
     caption = rf"{over}, with 95\,\% stratified bootstrap intervals."
-    return _table(("algorithm", *AGGREGATES), {"": rows}, "l" + "r" * len(AGGREGATES), caption)
+    columns = _column(comparison.aggregates, 0.25) + "r" * len(AGGREGATES)
+    return _table(("algorithm", *AGGREGATES), {"": rows}, columns, caption)
 
 
 def _settings(comparison: Comparison) -> str:
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for label, env_id, *rest in settings_rows(comparison.summaries):
+        alike.setdefault((label, *rest), []).append(env_id)
+    everywhere = len(comparison.env_ids) if comparison.several else math.inf
+    places = ["all" if len(env_ids) == everywhere else ", ".join(env_ids) for env_ids in alike.values()]
     rows = [
-        [escape(label), escape(env_id), steps, escape(copies), rf"\texttt{{{escape(given)}}}"]
-        for label, env_id, steps, copies, given in settings_rows(comparison.summaries)
+        (
+            max(_lines(label, where), _lines(given, room=30)),
+            [_breakable(label), _breakable(where), steps, escape(copies), rf"\texttt{{{_breakable(given)}}}"],
+        )
+        for (label, steps, copies, given), where in zip(alike, places, strict=True)
     ]
-    return _table(SETTINGS_HEADER, {"": rows}, r"llrlp{0.45\linewidth}", "Settings that differ from the defaults.")
+    columns = f"{_column(comparison.labels, 0.25)}{_column(places, 0.25)}rl{_WIDE}"
+    return _table(SETTINGS_HEADER, {"": rows}, columns, "Settings that differ from the defaults.")

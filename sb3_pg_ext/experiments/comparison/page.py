@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sb3_pg_ext.experiments.comparison import advice
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.comparison.drawing import colour_of, dashes_of
 from sb3_pg_ext.experiments.comparison.facts import (
@@ -22,6 +23,7 @@ from sb3_pg_ext.experiments.html import render
 from sb3_pg_ext.experiments.results import Record
 from sb3_pg_ext.experiments.statistics import (
     AGGREGATES,
+    Design,
     Pair,
     guaranteed_share,
     least_p_value,
@@ -31,7 +33,7 @@ from sb3_pg_ext.experiments.statistics import (
     tolerance_interval,
     worst_mean,
 )
-from sb3_pg_ext.experiments.summary import HEADER, Summary, estimate_text, number, probability_text
+from sb3_pg_ext.experiments.summary import HEADER, Summary, estimate_text, number, p_value_text, probability_text
 from sb3_pg_ext.experiments.values import as_text
 
 _TEMPLATE = "comparison/report.html.j2"
@@ -73,6 +75,9 @@ def page(
         spread_header=_SPREAD_HEADER,
         pair_header=_PAIR_HEADER,
         few_pairs=_FEW_PAIRS,
+        advice_header=advice.HEADER,
+        advice=[advice.advise(comparison, env_id) for env_id in comparison.env_ids],
+        advice_explanation=f"{advice.explanation(Design())} {advice.POWER}",
         aggregates=_aggregates(comparison),
         no_aggregates=_no_aggregates(comparison),
         pictures=pictures,
@@ -147,7 +152,7 @@ def _spread(finals: Any, label: str) -> tuple[str, ...]:
 
 
 def _pair(pair: Pair) -> tuple[str, ...]:
-    p_values = (f"{pair.p_value:.3f}", f"{pair.corrected:.3f}")
+    p_values = (p_value_text(pair.p_value), p_value_text(pair.corrected))
     return (pair.first, pair.second, probability_text(pair.improvement), *p_values)
 
 

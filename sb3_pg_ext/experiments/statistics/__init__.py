@@ -27,11 +27,14 @@ from sb3_pg_ext.experiments.statistics.pairs import (
     probability_of_improvement,
     rank_test,
 )
+from sb3_pg_ext.experiments.statistics.sequential import Decision, Design, missing_seeds, seeds_to_resolve, settle
 
 __all__ = [
     "AGGREGATES",
     "RESAMPLES",
     "Array",
+    "Decision",
+    "Design",
     "Estimate",
     "Pair",
     "Statistic",
@@ -44,11 +47,14 @@ __all__ = [
     "least_p_value",
     "mean",
     "median",
+    "missing_seeds",
     "normalise",
     "optimality_gap",
     "performance_profile",
     "probability_of_improvement",
     "rank_test",
+    "seeds_to_resolve",
+    "settle",
     "stratified_interval",
     "tolerance_interval",
     "worst_mean",
