@@ -16,11 +16,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, unwrap_vec_normalize
 
-from sb3_pg_ext.experiments.building import build_model, evaluation_env, gamma_of, training_env
+from sb3_pg_ext.experiments.building import build_model, check, evaluation_env, gamma_of, training_env
 from sb3_pg_ext.experiments.cli import COMMANDS, main
 from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator, own_random_state
 from sb3_pg_ext.experiments.lanes import MAX_LANES
-from sb3_pg_ext.experiments.log_folder import LogFolder, find_model, find_statistics
+from sb3_pg_ext.experiments.log_folder import LogFolder, find_environment, find_model, find_statistics
 from sb3_pg_ext.experiments.results import Evaluation
 from sb3_pg_ext.experiments.run_spec import Environment, Protocol, RunSpec
 from sb3_pg_ext.experiments.runner import execute
@@ -245,6 +245,30 @@ def test_settings_reach_the_model(settings: str, check) -> None:
     assert check(model)
 
 
+class Masked(gym.Wrapper):
+    """Only the first action is allowed."""
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([True, False])
+
+    def step(self, action):
+        assert action == 0, "a forbidden action"
+        return super().step(action)
+
+
+def test_masks_of_the_environment_are_found_behind_all_wrappers() -> None:
+    gym.register("Masked-v0", lambda: Masked(gym.make("CartPole-v1")))
+    try:
+        for settings in ("n_envs=2,normalize=true", "frame_stack=2"):
+            spec = spec_of(f"maskable_ppo:n_steps=8,batch_size=8,n_epochs=1,{settings}", "Masked-v0")
+            check(spec)
+            model = build_model(spec, training_env(spec.environment, spec.seeds.train)).learn(16)
+            assert not model.rollout_buffer.actions.any()
+            Evaluator(spec.environment, 2, 7, deterministic=False)(model)  # where forbidden actions are an error
+    finally:
+        gym.registry.pop("Masked-v0")
+
+
 @pytest.mark.parametrize(
     "name", ["os.path", "gymnasium.wrappers.no_such", "subprocess.Popen", "gymnasium.wrappers.vector"]
 )
@@ -318,6 +342,51 @@ def test_the_best_model_has_the_statistics_of_its_own_moment(tmp_path: Path) -> 
     }
 
 
+def _zoo_folder(tmp_path: Path, args: str, config: str) -> Path:
+    folder = tmp_path / "CartPole-v1_1"
+    (folder / "CartPole-v1").mkdir(parents=True)
+    head = "!!python/object/apply:collections.OrderedDict\n"
+    (folder / "CartPole-v1" / "args.yml").write_text(head + args)
+    (folder / "CartPole-v1" / "config.yml").write_text(head + config)
+    return folder / "best_model.zip"
+
+
+def test_the_environment_is_read_from_settings_of_the_zoo(tmp_path: Path) -> None:
+    wrapper = "sb3_contrib.common.wrappers.TimeFeatureWrapper"
+    model = _zoo_folder(
+        tmp_path,
+        "- - - env\n    - CartPole-v1\n  - - env_kwargs\n    - sutton_barto_reward: true\n",
+        f"- - - normalize\n    - dict(norm_obs=True)\n  - - env_wrapper\n    - [{wrapper}]\n  - [frame_stack, 2]\n",
+    )
+    found = find_environment(model, None)
+    assert found == Environment(
+        "CartPole-v1",
+        kwargs={"sutton_barto_reward": True},
+        wrappers=(wrapper,),
+        normalize={"norm_obs": True},
+        frame_stack=2,
+    )
+    assert find_environment(model, "Other-v0").id == "Other-v0"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            "- - - env_wrapper\n    - - gymnasium.wrappers.TimeLimit: {max_episode_steps: 3}\n",
+            "wrappers with arguments",
+        ),
+        ("- - - vec_env_wrapper\n    - stable_baselines3.common.vec_env.VecFrameStack\n", "vec_env_wrapper='stable_"),
+        ("- !!python/object/apply:os.mkdir [made]\n", "config.yml is not plain YAML"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused_and_run_nothing(config, words, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        find_environment(_zoo_folder(tmp_path, "- - - env\n    - CartPole-v1\n", config), None)
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_model_is_found_by_file_by_name_and_by_folder(tmp_path: Path) -> None:
     folder = tmp_path / "CartPole-v1_3"
     folder.mkdir()
@@ -347,6 +416,11 @@ def test_folders_are_numbered_without_gaps_or_clashes(tmp_path: Path) -> None:
         ),
         (["train", "--algo", "ppo", "--env", "Nowhere-v1", "-n", "10"], "Nowhere"),
         (["train", "--algo", "ppo", "--env", "CartPole-v1", "-n", "10", "-i", "nowhere"], "there is no model file"),
+        (
+            ["train", "--algo", "maskable_ppo", "--env", "CartPole-v1", "-n", "10"],
+            "maskable_ppo needs an environment with an action_masks() method; CartPole-v1 has none",
+        ),
+        (["compare", "--algo", "maskable_ppo", "--env", "CartPole-v1", "-n", "10"], "an action_masks() method"),
         (
             ["train", "--algo", "ppo:gamma=2", "--env", "CartPole-v1", "-n", "10", "--seed", "999999999"],
             "seed=999999999",
@@ -391,6 +465,8 @@ def test_the_list_of_algorithms_is_that_of_the_registry(capsys) -> None:
     assert "clip_range" in shown
     assert "0.2" in shown
     assert "arXiv:1707.06347" in shown
+    assert "settings for" in shown
+    assert "tuned" not in shown, "many settings are where a search would begin"
 
 
 def test_help_does_not_wait_for_torch() -> None:

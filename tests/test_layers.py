@@ -29,7 +29,7 @@ LAYERS = (
 )
 # Optional or slow to load: imported inside the functions that need them.
 ONLY_INSIDE_FUNCTIONS = {"envpool", "jinja2", "matplotlib", "mujoco", "optuna", "pandas", "plotly", "psycopg", "ray"}
-ONLY_INSIDE_FUNCTIONS |= {"rl_zoo3", "seaborn", "sqlalchemy"}
+ONLY_INSIDE_FUNCTIONS |= {"mlflow", "rl_zoo3", "seaborn", "sqlalchemy", "wandb"}
 # Nothing imports these folders before it needs what they are named for.
 AT_HOME = {"experiments/tuning": {"optuna"}}
 # What functional/ is made of, beside the standard library.

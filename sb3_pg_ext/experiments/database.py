@@ -59,7 +59,8 @@ _VERSION_3 = """
 -- Of training before the evaluation, NULL where it was not taken down.
 ALTER TABLE evaluations ADD COLUMN train_seconds REAL;
 """
-_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)  # each leads from the version before it to its own; files of any age take the rest
+# Each leads from the version before it to its own; files of any age take the rest.
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 SCHEMA_VERSION = len(_STEPS)
 
 

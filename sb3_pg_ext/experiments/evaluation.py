@@ -6,18 +6,20 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from copy import deepcopy
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_pg_ext.experiments.building import evaluation_env
 from sb3_pg_ext.experiments.results import Evaluation
@@ -61,13 +63,13 @@ class Evaluator:
         _share_statistics(model.get_vec_normalize_env(), unwrap_vec_normalize(self.venv))
         with own_random_state(self.seed):
             self.venv.seed(self.seed)
-            returns, lengths = evaluate_policy(
+            returns, lengths = _evaluation_of(model, self.venv)(
                 model, self.venv, self.n_episodes, self.deterministic, return_episode_rewards=True, warn=False
             )
         if not np.isfinite(returns).all():
             raise FloatingPointError(f"the evaluation at step {step} has returns that are not finite: {returns}")
         seconds = time.perf_counter() - began
-        return Evaluation(step, tuple(map(float, returns)), tuple(map(int, lengths)), seconds)  # type: ignore[arg-type]
+        return Evaluation(step, tuple(map(float, returns)), tuple(map(int, lengths)), seconds)
 
     def close(self) -> None:
         self.venv.close()
@@ -91,17 +93,44 @@ def check_finite(model: BaseAlgorithm, step: int) -> None:
             )
 
 
+def log_evaluation(logger: Logger, evaluation: Evaluation, kind: Literal["eval", "test"] = "eval") -> None:
+    """Log it under the names that Stable-Baselines3's ``EvalCallback`` uses.
+
+    :param kind: first part of the names
+    """
+    logger.record(f"{kind}/mean_reward", evaluation.mean_return)
+    logger.record(f"{kind}/mean_ep_length", sum(evaluation.lengths) / len(evaluation.lengths))
+    logger.record("time/total_timesteps", evaluation.step, exclude="tensorboard")
+    logger.dump(evaluation.step)
+
+
 @contextmanager
 def own_random_state(seed: int) -> Iterator[None]:
     """Seeds Python's, numpy's and torch's global generators inside, and restores them after."""
+    with random_state_kept():
+        set_random_seed(seed)
+        yield
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever random numbers are drawn inside, those after it are the same."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    set_random_seed(seed)
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+def _evaluation_of(model: BaseAlgorithm, venv: VecEnv) -> Callable[..., Any]:
+    """Stable-Baselines3's evaluation, or sb3-contrib's for a policy that is to be told which actions are allowed."""
+    if "action_masks" in signature(model.predict).parameters and venv.has_attr("action_masks"):
+        from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
+
+        return evaluate_masked
+    return evaluate_policy
 
 
 class EvaluationCallback(BaseCallback):

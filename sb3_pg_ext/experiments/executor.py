@@ -15,6 +15,7 @@ from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.provenance import command
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.store import Store
+from sb3_pg_ext.experiments.tracking import Tracking
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # What torch imports when it makes the first optimizer: a second of work, once for all runs instead of in each.
@@ -48,10 +49,13 @@ class LocalProcesses:
     :param store: of the study
     :param jobs: how many run at once; one per usable core by default
     :param silence: seconds without a sign of life after which a worker is taken for hung, and ended
+    :param tracking: where the runs are tracked
     """
 
-    def __init__(self, store: Store, jobs: int | None = None, silence: float = 1800.0):
-        self.store, self.silence = store, silence
+    def __init__(
+        self, store: Store, jobs: int | None = None, silence: float = 1800.0, tracking: Tracking | None = None
+    ):
+        self.store, self.silence, self.tracking = store, silence, tracking
         self.jobs = jobs or usable_cores()
         self._context = context()
         self._workers: dict[str, BaseProcess] = {}
@@ -68,7 +72,8 @@ class LocalProcesses:
         from sb3_pg_ext.experiments.worker import work
 
         path = str(Path(self.store.path).resolve())
-        worker: Any = self._context.Process(target=work, args=(path, spec.key, command()), name=spec.name)
+        arguments = (path, spec.key, command(), self.tracking)
+        worker: Any = self._context.Process(target=work, args=arguments, name=spec.name)
         worker.start()
         self._workers[spec.key] = worker
 

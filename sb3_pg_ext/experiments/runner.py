@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pg_ext.bases.model_file import atomic_write, save_model
 from sb3_pg_ext.experiments.building import build_model, gamma_of, training_env
-from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator
+from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator, log_evaluation
 from sb3_pg_ext.experiments.log_folder import STATISTICS_SUFFIX
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
@@ -28,12 +29,15 @@ class Recorder(Protocol):
         """The run has been evaluated, during training or after it."""
 
 
-def execute(spec: RunSpec, recorder: Recorder, model_path: Path | None = None) -> Outcome:
+def execute(
+    spec: RunSpec, recorder: Recorder, model_path: Path | None = None, callbacks: Sequence[BaseCallback] = ()
+) -> Outcome:
     """Train, evaluate and test as ``spec`` says. The same spec gives the same evaluations, whatever else goes on.
 
     :param spec: the run
     :param recorder: told of progress and evaluations
     :param model_path: where the trained model is saved
+    :param callbacks: called while it trains; the model's logger has the evaluations and the test as well
     :raises FloatingPointError: training has diverged
     """
     torch.set_num_threads(spec.threads)
@@ -41,9 +45,11 @@ def execute(spec: RunSpec, recorder: Recorder, model_path: Path | None = None) -
     venv = training_env(spec.environment, spec.seeds.train, gamma_of(spec))
     try:
         model = build_model(spec, venv)
-        train_seconds = _train(model, spec, recorder)
+        train_seconds = _train(model, spec, recorder, callbacks)
         if spec.protocol.test_episodes:
-            recorder.evaluation("test", _test(model, spec))
+            test = _test(model, spec)
+            recorder.evaluation("test", test)
+            log_evaluation(model.logger, test, "test")
         if model_path is not None:
             save_with_statistics(model, model_path)
     finally:
@@ -52,15 +58,19 @@ def execute(spec: RunSpec, recorder: Recorder, model_path: Path | None = None) -
     return Outcome(model.num_timesteps, time.perf_counter() - began, time.process_time() - began_cpu, train_seconds)
 
 
-def _train(model: BaseAlgorithm, spec: RunSpec, recorder: Recorder) -> float:
+def _train(model: BaseAlgorithm, spec: RunSpec, recorder: Recorder, callbacks: Sequence[BaseCallback]) -> float:
     """Seconds of training, evaluations not counted."""
     protocol = spec.protocol
     evaluator = Evaluator(spec.environment, protocol.episodes, spec.seeds.evaluation, protocol.deterministic)
-    record: Callable[[Evaluation], Any] = lambda evaluation: recorder.evaluation("training", evaluation)  # noqa: E731
+
+    def record(evaluation: Evaluation) -> None:
+        recorder.evaluation("training", evaluation)
+        log_evaluation(model.logger, evaluation)
+
     callback = EvaluationCallback(evaluator, protocol.every, spec.total_steps, record, recorder.progress)
     began = time.perf_counter()
     try:
-        model.learn(spec.total_steps, callback=callback)
+        model.learn(spec.total_steps, callback=[callback, *callbacks])
     finally:
         evaluator.close()
     return time.perf_counter() - began - callback.seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_pg_ext import registry
 from sb3_pg_ext.bases.model_file import load_vec_normalize, save_model
 from sb3_pg_ext.experiments.building import build_model, gamma_of, training_env
-from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator
+from sb3_pg_ext.experiments.evaluation import EvaluationCallback, Evaluator, log_evaluation
 from sb3_pg_ext.experiments.log_folder import LogFolder, find_statistics
 from sb3_pg_ext.experiments.results import Evaluation
 from sb3_pg_ext.experiments.run_spec import RunSpec
@@ -58,18 +58,21 @@ class Training:
             stored = load_vec_normalize(path, normalize.venv)
             normalize.obs_rms, normalize.ret_rms = stored.obs_rms, stored.ret_rms
 
-    def learn(self, save_freq: int | None = None, progress_bar: bool = False) -> None:
+    def learn(
+        self, save_freq: int | None = None, progress_bar: bool = False, callbacks: Sequence[BaseCallback] = ()
+    ) -> None:
         """Train, and save the model at the end, also if it comes early by Ctrl-C.
 
         :param save_freq: environment steps between saved models
+        :param callbacks: what else is called while it trains
         """
         protocol, total_steps = self.spec.protocol, self.spec.total_steps
         callback = EvaluationCallback(self._evaluator, protocol.every, total_steps, self._on_evaluation)
-        callbacks: list[BaseCallback] = [callback, *self._checkpoints(save_freq)]
+        everything: list[BaseCallback] = [callback, *self._checkpoints(save_freq), *callbacks]
         try:
             self.model.learn(
                 total_steps,
-                callback=CallbackList(callbacks),
+                callback=CallbackList(everything),
                 reset_num_timesteps=not self.continued,
                 progress_bar=progress_bar,
             )
@@ -89,11 +92,7 @@ class Training:
         self.folder.write_evaluations(self.evaluations)
         if evaluation.mean_return > best:
             save_with_statistics(self.model, self.folder.best_model)
-        logger = self.model.logger
-        logger.record("eval/mean_reward", evaluation.mean_return)
-        logger.record("eval/mean_ep_length", sum(evaluation.lengths) / len(evaluation.lengths))
-        logger.record("time/total_timesteps", evaluation.step, exclude="tensorboard")
-        logger.dump(evaluation.step)
+        log_evaluation(self.model.logger, evaluation)
 
     def close(self) -> None:
         self._evaluator.close()

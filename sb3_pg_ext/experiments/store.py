@@ -185,6 +185,15 @@ class Store:
                     released.append(row["key"])
         return released
 
+    def give_back(self, key: str, owner: str) -> None:
+        """Make a run pending whose worker was ended, or lost with its machine: nothing is held against the run."""
+        with transaction(self._database):
+            row = self._database.execute(
+                "SELECT 1 FROM runs WHERE key = ? AND status = 'running' AND owner = ?", (key, owner)
+            ).fetchone()
+            if row is not None:
+                self._reopen(key, "running", deaths="deaths")
+
     def bury(self, key: str, owner: str, reason: str) -> None:
         """The worker of a run has died: once is bad luck and it runs again, :data:`MAX_DEATHS` times is a failure."""
         with transaction(self._database):

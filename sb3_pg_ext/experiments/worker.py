@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import sys
@@ -13,44 +14,89 @@ import time
 import traceback
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any, Protocol
 
+from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.provenance import provenance
-from sb3_pg_ext.experiments.results import Evaluation, Kind
+from sb3_pg_ext.experiments.provenance import provenance, versions
+from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.runner import execute
 from sb3_pg_ext.experiments.store import LostRunError, Store
+from sb3_pg_ext.experiments.tracking import Tracking, tracked
 
-_SECONDS_BETWEEN_BEATS = 0.5
+
+class Ledger(Protocol):
+    """What a worker needs of the store of its study; see the methods of :class:`Store`."""
+
+    def claim(self, key: str, owner: str) -> RunSpec | None: ...
+
+    def beat(self, key: str, owner: str, step: int, train_seconds: float) -> None: ...
+
+    def add_evaluation(self, key: str, owner: str, kind: Kind, evaluation: Evaluation) -> None: ...
+
+    def finish(self, key: str, owner: str, outcome: Outcome, provenance: dict[str, Any]) -> None: ...
+
+    def fail(self, key: str, owner: str, error: str, provenance: dict[str, Any]) -> None: ...
 
 
-def work(store_path: str, key: str, command: str) -> None:
-    """Claim a run and carry it out. All that it gives, a traceback included, goes to the store.
+def work(store_path: str, key: str, command: str, tracking: Tracking | None = None) -> None:
+    """A process on the machine of the store: claim a run and carry it out.
 
     :param store_path: file of the study
     :param key: of the run
     :param command: for the record
+    :param tracking: where the run is tracked
     """
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
-    owner = str(Owner.current())
     with Store(store_path, check=False) as store:  # the parent has read through it
-        spec = store.claim(key, owner)
-        if spec is None:
-            return
-        write_output_to(log_path(Path(store_path).parent, spec))
-        recorder = _StoreRecorder(store, key, owner)
-        circumstances = {**provenance(), "command": command}
-        try:
-            outcome = execute(spec, recorder, model_path(Path(store_path).parent, spec))
-        except LostRunError:
-            return
-        except Exception:
-            store.fail(key, owner, traceback.format_exc(), circumstances)
-        else:
-            store.finish(key, owner, outcome, circumstances)
-        finally:
-            remove_if_empty(log_path(Path(store_path).parent, spec))
+        do_run(store, key, Path(store_path).parent, command, tracking=tracking)
+
+
+def do_run(
+    ledger: Ledger,
+    key: str,
+    folder: Path,
+    command: str,
+    seconds_between_beats: float = 0.5,
+    tracking: Tracking | None = None,
+) -> None:
+    """Claim a run and carry it out. All that it gives, a traceback included, goes to the ledger; files to the folder.
+
+    :param key: of the run
+    :param command: for the record
+    :param tracking: where the run is tracked
+    """
+    owner = str(Owner.current())
+    spec = ledger.claim(key, owner)
+    if spec is None:
+        return
+    write_output_to(log_path(folder, spec))
+    recorder = _LedgerRecorder(ledger, key, owner, seconds_between_beats)
+    circumstances = {**provenance(), "command": command}
+    try:
+        check_versions(spec)
+        with tracked(tracking, spec, folder, file_stem(spec), command) as trackers:
+            outcome = execute(spec, recorder, model_path(folder, spec), trackers)
+    except LostRunError:
+        return
+    except Exception:
+        ledger.fail(key, owner, traceback.format_exc(), circumstances)
+    else:
+        ledger.finish(key, owner, outcome, circumstances)
+    finally:
+        remove_if_empty(log_path(folder, spec))
+
+
+def check_versions(spec: RunSpec) -> None:
+    """
+    :raises RuntimeError: this process has other versions than those that the run is described for
+    """
+    here = versions(registry.get(spec.algo).cls)
+    others = [f"{name} {here.get(name)} instead of {v}" for name, v in spec.versions.items() if here.get(name) != v]
+    if others:
+        raise RuntimeError(f"{platform.node()} has other versions than the run is described for: {', '.join(others)}")
 
 
 def model_path(folder: Path, spec: RunSpec) -> Path:
@@ -86,18 +132,18 @@ def remove_if_empty(path: Path) -> None:
         path.unlink()
 
 
-class _StoreRecorder:
-    def __init__(self, store: Store, key: str, owner: str):
-        self.store, self.key, self.owner = store, key, owner
-        self._next_beat = 0.0
+class _LedgerRecorder:
+    def __init__(self, ledger: Ledger, key: str, owner: str, seconds_between_beats: float):
+        self.ledger, self.key, self.owner = ledger, key, owner
+        self._between, self._next_beat = seconds_between_beats, 0.0
 
     def progress(self, step: int, train_seconds: float) -> None:
         if time.monotonic() >= self._next_beat:
-            self.store.beat(self.key, self.owner, step, train_seconds)
-            self._next_beat = time.monotonic() + _SECONDS_BETWEEN_BEATS
+            self.ledger.beat(self.key, self.owner, step, train_seconds)
+            self._next_beat = time.monotonic() + self._between
 
     def evaluation(self, kind: Kind, evaluation: Evaluation) -> None:
-        self.store.add_evaluation(self.key, self.owner, kind, evaluation)
+        self.ledger.add_evaluation(self.key, self.owner, kind, evaluation)
 
 
 def end_with_parent() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pg_ext.experiments.commands.arguments import count, whole
+from sb3_pg_ext.experiments.tracking import Tracking, add_tracking
 
 EXAMPLES = """\
 algorithms:
@@ -64,6 +65,8 @@ def _add_evaluation_arguments(add: Callable[..., Any]) -> None:
 def _add_run_arguments(add: Callable[..., Any]) -> None:
     folder_help = "where the results are kept (results/<name of the file>, results/<algorithms>_<envs>)"
     jobs_help = "runs at once (one per core); has no effect on the results"
+    add("--executor", choices=("local", "ray"), default="local", help="where runs are carried out (local)")
+    add("--address", metavar="HOST:PORT", help="head of the Ray cluster (one that this machine is part of)")
     add("-f", "--folder", "--log-folder", type=Path, metavar="DIR", help=folder_help)
     add("-P", "-j", "--jobs", type=whole, metavar="JOBS", help=jobs_help)
     add(
@@ -76,6 +79,7 @@ def _add_run_arguments(add: Callable[..., Any]) -> None:
     add("--dry-run", action="store_true", help="say what would run and how long it would take; nothing is written")
     add("--probe", type=count, default=1, metavar="S", help="seconds of training by which --dry-run judges speed (1)")
     add("--resume", action="store_true", help="go on with a study, and refuse if there is none in the folder yet")
+    add_tracking(add)
     add("--retry-failed", action="store_true", help="run again what has failed before")
     stall_help = "end a run that has stood still for S seconds (1800)"
     add("--stall-limit", type=whole, default=1800, metavar="S", help=stall_help)
@@ -109,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and args.study is None and not _given(args) and args.folder is not None:
         args.study = args.folder / "study.yml"
     _check_options(args)
-    if not args.dry_run:
+    if args.address is not None and args.executor != "ray":
+        raise ValueError(f"--address {args.address}: only --executor ray has one")
+    if not args.dry_run and args.executor == "local":
         from sb3_pg_ext.experiments.executor import warm_up
 
         warm_up()  # the workers' imports go on while this process does its own
@@ -196,23 +202,38 @@ def _foretell(args: argparse.Namespace, request: _Request, chosen: Sequence[Any]
 
 
 def _begin(args: argparse.Namespace, request: _Request, runs: Sequence[Any], chosen: Sequence[Any]) -> int:
-    from sb3_pg_ext.experiments.executor import LocalProcesses
     from sb3_pg_ext.experiments.provenance import command
     from sb3_pg_ext.experiments.store import FILE_NAME, Store
     from sb3_pg_ext.experiments.study_file import keep_study
 
     study, folder = request.study, request.folder
+    local = args.executor == "local"
+    tracking = Tracking.prepared(args.track, args.track_project, folder, folder.resolve().name, shared_folder=local)
     with Store(folder / FILE_NAME, create=True) as store:
         store.declare(runs, command(), study.references)
         keep_study(folder, request.text)
         if args.retry_failed:
             store.retry_failed([run.key for run in chosen])
-        executor = LocalProcesses(store, request.jobs, silence=args.stall_limit)
+        executor = _executor(args, store, request.jobs, tracking)
         factors = ((len(study.variants), "algorithm"), (len(study.problems), "environment"), (study.n_seeds, "seed"))
-        size = " × ".join(f"{number} {noun}{'s' * (number > 1)}" for number, noun in factors)
+        whole = math.prod(number for number, _ in factors) == len(runs)  # or some algorithms run in some environments
+        size = (" × " if whole else ", ").join(f"{number} {noun}{'s' * (number > 1)}" for number, noun in factors)
         part = f"{len(chosen)} of " if len(chosen) < len(runs) else ""
         print(f"{part}{len(runs)} runs ({size}), {executor.jobs} at once, in {folder}", flush=True)
+        if tracking is not None:
+            print(f"To look at the runs:\n{tracking.ways_to_look()}", flush=True)
         return _carry_out(chosen, store, executor, folder)
+
+
+def _executor(args: argparse.Namespace, store: Any, jobs: int | None, tracking: Tracking | None) -> Any:
+    if args.executor == "ray":
+        from sb3_pg_ext.experiments.ray_cluster import RayCluster
+
+        return RayCluster(store, jobs, args.address or "auto", silence=args.stall_limit, tracking=tracking)
+
+    from sb3_pg_ext.experiments.executor import LocalProcesses
+
+    return LocalProcesses(store, jobs, silence=args.stall_limit, tracking=tracking)
 
 
 def _carry_out(runs: Sequence[Any], store: Any, executor: Any, folder: Path) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pg_ext.experiments.commands.arguments import count, whole
+from sb3_pg_ext.experiments.tracking import Tracking, add_tracking, tracked
 
 EXAMPLES = """\
 examples:
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eval-episodes", type=whole, default=20, metavar="K", help="episodes per evaluation (20)")
     add("--save-freq", type=whole, metavar="STEPS", help="steps between saved models (only best and last)")
     add("-tb", "--tensorboard-log", metavar="DIR", help="write tensorboard logs")
+    add_tracking(add)
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("--device", default="auto", help="cpu, cuda or auto (auto)")
     add("--num-threads", type=whole, default=1, metavar="K", help="threads of torch; results depend on it (1)")
@@ -70,13 +72,14 @@ def run(args: argparse.Namespace) -> int:
     check(spec)
     if args.trained_agent is not None:
         args.trained_agent = find_model(args.trained_agent)
+    tracking = Tracking.prepared(args.track, args.track_project, args.log_folder)
     folder = LogFolder.create(args.log_folder, spec.algo, args.env)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     plain.update(env_kwargs=dict(spec.environment.kwargs), algo=spec.algo)
     folder.write_settings({n: v for n, v in plain.items() if n != "run"}, spec, command())
     if args.verbose:
         print(f"Folder: {folder.path}")
-    return _train(args, spec, typed, folder)
+    return _train(args, spec, typed, folder, tracking)
 
 
 def _spec(args: argparse.Namespace) -> Any:
@@ -105,14 +108,16 @@ def _spec(args: argparse.Namespace) -> Any:
     return spec, {name: spec.arguments[name] for name in typed if name in spec.arguments}
 
 
-def _train(args: argparse.Namespace, spec: Any, typed: dict[str, Any], folder: Any) -> int:
+def _train(args: argparse.Namespace, spec: Any, typed: dict[str, Any], folder: Any, tracking: Tracking | None) -> int:
+    from sb3_pg_ext.experiments.provenance import command
     from sb3_pg_ext.experiments.single_run import Training
 
     training = Training(
         spec, folder, args.trained_agent, typed, verbose=args.verbose, tensorboard_log=args.tensorboard_log
     )
     try:
-        training.learn(save_freq=args.save_freq, progress_bar=args.progress)
+        with tracked(tracking, spec, args.log_folder, f"{spec.algo}_{folder.path.name}", command()) as trackers:
+            training.learn(args.save_freq, args.progress, trackers)
     except KeyboardInterrupt:
         print(f"Stopped at step {training.model.num_timesteps:,}. The model is saved; to go on with it:")
         print(f"  sb3-pg train --algo {spec.algo} --env {args.env} -n STEPS -i {folder.final_model}")
@@ -124,4 +129,6 @@ def _train(args: argparse.Namespace, spec: Any, typed: dict[str, Any], folder: A
         last = training.evaluations[-1]
         print(f"Best evaluation: {best.mean_return:.2f} at step {best.step:,}. Last: {last.mean_return:.2f}.")
         print(f"Models: {folder.best_model} and {folder.final_model}")
+    if tracking is not None:
+        print(f"To look at it:\n{tracking.ways_to_look()}")
     return 0

@@ -1,0 +1,253 @@
+"""Studies on a Ray cluster of two nodes: the same numbers as on one machine, also when a node is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sb3_pg_ext.experiments.cli import main
+from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.ray_cluster import Keeper, RemoteLedger
+from sb3_pg_ext.experiments.results import Evaluation, Outcome
+from sb3_pg_ext.experiments.run_spec import RunSpec
+from sb3_pg_ext.experiments.store import LostRunError, Store
+from sb3_pg_ext.experiments.study_file import read_study
+from sb3_pg_ext.experiments.worker import do_run
+
+STUDY = """
+algorithms: [a2c, "mine=ppo:n_steps=64,n_epochs=2"]
+environments: [CartPole-v1]
+seeds: 2
+n_timesteps: 3000
+evaluation: {n_evaluations: 3, episodes: 2, test_episodes: 3}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yml"
+    path.write_text(STUDY, encoding="utf-8")
+    return path
+
+
+def rows(folder: Path, columns: str) -> list[Any]:
+    """Straight from the file, also while others write to it."""
+    if not (folder / "study.sqlite").exists():
+        return []
+    with sqlite3.connect(folder / "study.sqlite", timeout=30) as database:
+        try:
+            return database.execute(f"SELECT {columns} FROM runs ORDER BY key").fetchall()
+        except sqlite3.OperationalError:  # the tables are not there yet
+            return []
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Key -> everything about a run that must not depend on where it was carried out."""
+    with Store(folder / "study.sqlite") as store:
+        return {
+            r.spec.key: (r.status, [(e.step, e.returns, e.lengths) for e in r.evaluations], r.test and r.test.returns)
+            for r in store.records()
+        }
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+# --- the real thing
+
+
+@pytest.fixture
+def cluster() -> Iterator[dict[str, Any]]:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip('Ray is not installed: pip install "sb3_pg_ext[ray]"')
+    program = Path(__file__).with_name("ray_nodes.py")
+    with subprocess.Popen([sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nodes:
+        assert nodes.stdin is not None
+        assert nodes.stdout is not None
+        try:
+            yield json.loads(nodes.stdout.readline())
+        finally:
+            nodes.stdin.close()
+
+
+def children(pid: int) -> list[int]:
+    """All descendants of a process."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listing.splitlines())}
+    direct = [child for child, parent in parents.items() if parent == pid]
+    return [descendant for child in direct for descendant in (child, *children(child))]
+
+
+def on_ray(study: Path, folder: Path, address: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sb3_pg_ext.experiments.cli", "compare", study, "-f", folder]
+    with open(folder.with_suffix(".txt"), "ab") as output:
+        return subprocess.Popen(
+            [*command, "--executor", "ray", "--address", address], stdout=output, stderr=subprocess.STDOUT
+        )
+
+
+def running(folder: Path, at_least: int = 2) -> bool:
+    found = [step for status, step in rows(folder, "status, step") if status == "running" and step > 0]
+    return len(found) >= at_least
+
+
+def test_a_study_gives_the_numbers_of_one_machine_although_a_node_and_the_command_are_killed(
+    study: Path, tmp_path: Path, cluster: dict[str, Any]
+) -> None:
+    folder = tmp_path / "ray"
+    command = on_ray(study, folder, cluster["address"])
+    wait_for(lambda: running(folder))
+    command.kill()
+    command.wait()
+    command = on_ray(study, folder, cluster["address"])
+    wait_for(lambda: running(folder))
+    lost, kept = cluster["nodes"]
+    for pid in (lost, *children(lost)):
+        with contextlib.suppress(ProcessLookupError):  # the later ones notice the death of the first
+            os.kill(pid, signal.SIGKILL)
+    assert command.wait(240) == 0, folder.with_suffix(".txt").read_text()
+    os.kill(kept, 0)  # the other node lives
+    assert main(["compare", str(study), "-f", str(tmp_path / "local")]) == 0
+    assert results(folder) == results(tmp_path / "local")
+    assert [status for status, *_ in results(folder).values()] == ["finished"] * 4
+    assert rows(folder, "deaths") == [(0,)] * 4, "the loss of a machine is not held against a run"
+    assert len(list((folder / "models").glob("*.zip"))) == 4
+
+
+# --- its parts
+
+
+def first_run(study: Path, folder: Path) -> RunSpec:
+    """A study in ``folder`` of which nothing is done; its first run."""
+    runs = read_study(study).study.runs()
+    with Store(folder / "study.sqlite", create=True) as store:
+        store.declare(runs)
+    return runs[0]
+
+
+def test_what_an_attempt_writes_is_taken_until_the_next_one_begins(study: Path, tmp_path: Path) -> None:
+    run = first_run(study, tmp_path)
+    me, evaluation = str(Owner.current()), Evaluation(0, (1.0,), (1,), 0.1)
+    keeper = Keeper(str(tmp_path / "study.sqlite"), me)
+    assert keeper.claim("first", run.key) == run
+    assert keeper.claim("second", run.key) is None, "it is under way"
+    keeper.write("first", "add_evaluation", run.key, "training", evaluation)
+    keeper.store.give_back(run.key, me)
+    assert rows(tmp_path, "status, deaths").count(("pending", 0)) == 4
+    assert keeper.claim("second", run.key) == run
+    for late in (
+        lambda: keeper.write("first", "beat", run.key, 10, 0.1),
+        lambda: keeper.write("first", "finish", run.key, Outcome(1, 1.0, 1.0, 1.0), {}),
+        lambda: keeper.keep_file("first", run.key, "models/late.zip", b"late"),
+    ):
+        with pytest.raises(LostRunError, match="another attempt"):
+            late()
+    assert not (tmp_path / "models").exists()
+    keeper.write("second", "add_evaluation", run.key, "training", evaluation)
+    keeper.keep_file("second", run.key, "models/new.zip", b"new")
+    keeper.write("second", "finish", run.key, Outcome(1, 1.0, 1.0, 1.0), {})
+    assert (tmp_path / "models" / "new.zip").read_bytes() == b"new"
+    assert results(tmp_path)[run.key][:2] == ("finished", [(0, (1.0,), (1,))])
+
+
+def test_giving_back_is_for_the_owner(study: Path, tmp_path: Path) -> None:
+    run = first_run(study, tmp_path)
+    with Store(tmp_path / "study.sqlite") as store:
+        store.claim(run.key, str(Owner.current()))
+        store.give_back(run.key, "somebody|else|1|1")
+        assert store.statuses([run.key])[run.key]["status"] == "running"
+
+
+class _Here:
+    """The keeper of a cluster that is this process."""
+
+    def __init__(self, keeper: Keeper):
+        self._keeper = keeper
+
+    def __getattr__(self, name: str) -> Any:
+        class Method:
+            remote = staticmethod(getattr(self._keeper, name))
+
+        return Method
+
+
+@pytest.fixture
+def ledger(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteLedger:
+    first_run(study, tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", type("Ray", (), {"get": staticmethod(lambda value: value)}))
+    monkeypatch.setattr("sb3_pg_ext.experiments.worker.write_output_to", lambda path: path.parent.mkdir(exist_ok=True))
+    monkeypatch.setattr("sb3_pg_ext.experiments.worker.remove_if_empty", lambda path: None)
+    there = tmp_path / "another machine"
+    there.mkdir()
+    return RemoteLedger(_Here(Keeper(str(tmp_path / "study.sqlite"), str(Owner.current()))), there)
+
+
+def test_models_come_back_from_the_worker(study: Path, tmp_path: Path, ledger: RemoteLedger) -> None:
+    run = read_study(study).study.runs()[0]
+    do_run(ledger, run.key, tmp_path / "another machine", "typed")
+    assert results(tmp_path)[run.key][0] == "finished"
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [
+        path.name for path in (tmp_path / "another machine" / "models").iterdir()
+    ]
+
+
+def test_a_machine_with_other_versions_refuses_the_run(
+    study: Path, tmp_path: Path, ledger: RemoteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_study(study).study.runs()[0]
+    elsewhere = {**run.versions, "torch": "1.0"}
+    monkeypatch.setattr("sb3_pg_ext.experiments.worker.versions", lambda *classes: elsewhere)
+    do_run(ledger, run.key, tmp_path / "another machine", "typed")
+    [(status, error)] = [row for row in rows(tmp_path, "status, error") if row[0] != "pending"]
+    assert status == "failed"
+    assert f"torch 1.0 instead of {run.versions['torch']}" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--address", "head:6379"], "--address head:6379: only --executor ray has one"),
+        (
+            ["--executor", "ray", "--address", "ray://head:10001"],
+            "address='ray://head:10001': the command must run",
+        ),
+        (["--executor", "ray", "--address", "head"], "address='head': expected HOST:PORT"),
+    ],
+)
+def test_addresses_that_cannot_be(study: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
+    assert main(["compare", str(study), "-f", str(tmp_path / "results"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_where_nobody_answers_it_is_said_at_once(study: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    options = ["--executor", "ray", "--address", f"127.0.0.1:{port}"]
+    assert main(["compare", str(study), "-f", str(tmp_path / "results"), *options]) == 2
+    assert f"no Ray cluster answers at 127.0.0.1:{port}; start one by: ray start --head" in capsys.readouterr().err
+
+
+def test_without_ray_the_message_says_what_to_install(study: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["compare", str(study), "-f", str(tmp_path / "results"), "--executor", "ray"]) == 2
+    assert 'pip install "sb3_pg_ext[ray]"' in capsys.readouterr().err
