@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from observing import rows, wait_for
 
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.owner import Owner
@@ -40,26 +38,6 @@ def outcomes(folder: Path) -> dict[str, Any]:
             r.spec.key: (r.status, [e.returns for e in r.evaluations], r.test and r.test.returns)
             for r in store.records()
         }
-
-
-def rows(folder: Path, columns: str) -> list[Any]:
-    """Straight from the file, also while others write to it."""
-    if not (folder / "study.sqlite").exists():
-        return []
-    with sqlite3.connect(folder / "study.sqlite", timeout=30) as database:
-        try:
-            return database.execute(f"SELECT {columns} FROM runs ORDER BY key").fetchall()
-        except sqlite3.OperationalError:  # the tables are not there yet
-            return []
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 class Memory:

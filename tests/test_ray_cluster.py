@@ -8,15 +8,14 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from observing import rows, wait_for
 
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.owner import Owner
@@ -43,17 +42,6 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def rows(folder: Path, columns: str) -> list[Any]:
-    """Straight from the file, also while others write to it."""
-    if not (folder / "study.sqlite").exists():
-        return []
-    with sqlite3.connect(folder / "study.sqlite", timeout=30) as database:
-        try:
-            return database.execute(f"SELECT {columns} FROM runs ORDER BY key").fetchall()
-        except sqlite3.OperationalError:  # the tables are not there yet
-            return []
-
-
 def results(folder: Path) -> dict[str, Any]:
     """Key -> everything about a run that must not depend on where it was carried out."""
     with Store(folder / "study.sqlite") as store:
@@ -61,15 +49,6 @@ def results(folder: Path) -> dict[str, Any]:
             r.spec.key: (r.status, [(e.step, e.returns, e.lengths) for e in r.evaluations], r.test and r.test.returns)
             for r in store.records()
         }
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
 
 
 # --- the real thing

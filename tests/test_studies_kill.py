@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_experiments_study import outcomes, rows, wait_for
+from observing import rows, wait_for
+from test_experiments_study import outcomes
 
 from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.cli import main

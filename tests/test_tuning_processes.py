@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
+from observing import wait_for
 from optuna.trial import TrialState
 
 from sb3_pg_ext.experiments.cli import main
@@ -89,15 +90,6 @@ def trials_of(storage: str, name: str = "a2c_CartPole-v1") -> list[optuna.trial.
         return optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
     finally:
         close_storage(opened)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def started(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:

@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from matplotlib import image
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
+from page_checker import checked
 from rich.console import Console
 
 from sb3_pg_ext import registry
@@ -115,55 +115,8 @@ def busy(plan: Plan) -> Study:
     return study
 
 
-class Checker(HTMLParser):
-    """Whether tags are closed in order; collects text, and what is fetched from elsewhere."""
-
-    VOID = ("meta", "br", "img", "link")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.labels: list[str] = []
-        self.targets: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        given = dict(attrs)
-        self.targets += [str(given[name]) for name in ("src", "href", "xlink:href") if name in given]
-        self.ids += [str(given["id"])] if "id" in given else []
-        if given.get("role") == "img":
-            self.labels.append(given.get("aria-label") or "")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
-def checked(text: str) -> Checker:
-    checker = Checker()
-    checker.feed(text)
-    assert checker.open == []
-    assert "script" not in checker.tags
-    assert all(target.startswith("#") for target in checker.targets), "the page needs nothing from elsewhere"
-    assert len(set(checker.ids)) == len(checker.ids)
-    assert {target[1:] for target in checker.targets} <= set(checker.ids)
-    return checker
-
-
 def words(text: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(checked(text).words))
+    return checked(text).text
 
 
 # --- the whole report
