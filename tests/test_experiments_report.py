@@ -19,7 +19,7 @@ from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.comparison.latex import escape
 from sb3_pg_ext.experiments.comparison.page import page
 from sb3_pg_ext.experiments.comparison.references import read_references
-from sb3_pg_ext.experiments.figure import COLOURS, new_figure, short_number
+from sb3_pg_ext.experiments.figure import COLOURS, FAINT, new_figure, short_number
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.progress import PlainProgress, duration
 from sb3_pg_ext.experiments.report import markdown_table, write_report
@@ -408,6 +408,33 @@ def test_times_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
     assert panel.get_xscale() == "log"
     ranges = {line.get_label(): [min(line.get_xdata()), max(line.get_xdata())] for line in panel.get_lines()}
     assert ranges == {"slow": pytest.approx([0.1, 100.0]), "fast": pytest.approx([0.001, 1.0])}, "without time zero"
+
+
+def test_of_many_lines_the_best_stand_out_with_their_names(tmp_path: Path) -> None:
+    labels = [f"number {k}" for k in range(drawing.MANY + 1)]
+    with Store(tmp_path / "study.sqlite", create=True) as store:
+        specs = [run(label, 0) for label in labels]
+        store.declare(specs)
+        for k, spec in enumerate(specs):
+            store.claim(spec.key, ME)
+            for step in (0, 1000):
+                store.add_evaluation(spec.key, ME, "training", evaluation(step, step * k / 1000))
+            store.finish(spec.key, ME, Outcome(1000, 2.0, 1.5, 1.0), {})
+        comparison = Comparison(summarise(store.records()))
+    for draw in (drawing.draw_curves, drawing.draw_clock):
+        panel = new_figure((3, 3)).subplots()
+        draw(panel, comparison, "CartPole-v1")
+        best = labels[-drawing.OUTSTANDING :]
+        assert [text.get_text() for text in panel.texts] == best, "the lowest first"
+        assert {line.get_label() for line in panel.get_lines() if line.get_color() in COLOURS} >= set(best)
+        assert sum(line.get_color() == FAINT for line in panel.get_lines()) == len(labels) - len(best)
+        assert (np.diff([text.xy[1] for text in panel.texts]) > 0.06).all(), "they do not touch"
+
+
+def test_names_stay_where_they_are_wanted_as_far_as_there_is_room() -> None:
+    assert drawing.apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert drawing.apart([0.1, 0.5, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.45, 0.55, 0.9])
+    assert drawing.apart([1.0, 1.0, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
 
 
 def test_curves_over_time_are_those_of_the_clocks_of_the_runs(tmp_path: Path) -> None:

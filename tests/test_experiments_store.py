@@ -218,6 +218,16 @@ def test_failures_are_kept_and_retried_only_when_asked(store: Store) -> None:
     assert store.records()[0].error is None
 
 
+def test_what_is_no_part_of_the_study_any_more_is_shown_only_if_it_was_begun(store: Store) -> None:
+    begun, dropped = [run(k, label="begun", gamma=0.5) for k in range(2)], run(0, label="dropped", gamma=0.6)
+    store.declare([run(0), *begun, dropped], whole=True)
+    store.claim(begun[0].key, ME)
+    store.declare([run(0)], whole=True)
+    assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [("ppo", 0), ("begun", 0), ("begun", 1)]
+    store.declare([dropped])
+    assert {r.spec.label for r in store.records()} == {"ppo", "begun", "dropped"}
+
+
 def test_other_settings_under_the_same_label_replace_the_runs_that_are_shown(store: Store) -> None:
     store.declare([run(0), run(1), run(0, label="a2c", gamma=0.5)])
     store.declare([run(0, gamma=0.9)])

@@ -57,7 +57,11 @@ class Store:
     # --- what is to be done
 
     def declare(
-        self, specs: Sequence[RunSpec], command: str = "", references: Mapping[str, Reference] | None = None
+        self,
+        specs: Sequence[RunSpec],
+        command: str = "",
+        references: Mapping[str, Reference] | None = None,
+        whole: bool = False,
     ) -> None:
         """Add the runs that are not there yet; those that are keep their results.
 
@@ -65,6 +69,7 @@ class Store:
 
         :param command: by which the runs were asked for, for the record
         :param references: environment id -> reference scores, in place of earlier ones of the same environment
+        :param whole: there is nothing else to the study: settings of which no run was begun are not shown either
         """
         with transaction(self._database):
             self._database.execute("INSERT INTO calls (time, command) VALUES (?, ?)", (time.time(), command))
@@ -72,6 +77,11 @@ class Store:
                 "INSERT OR REPLACE INTO reference_scores (env, low, high) VALUES (?, ?, ?)",
                 [(env, *scores) for env, scores in (references or {}).items()],
             )
+            if whole:
+                self._database.execute(
+                    "UPDATE runs SET shown = 0 WHERE settings IN"
+                    " (SELECT settings FROM runs GROUP BY settings HAVING MIN(status = 'pending'))"
+                )
             for spec in specs:
                 self._insert(spec, "DO UPDATE SET label = excluded.label, spec = excluded.spec, shown = 1")
             for label, env in {(spec.label, spec.environment.id) for spec in specs}:

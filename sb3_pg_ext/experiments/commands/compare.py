@@ -210,7 +210,7 @@ def _begin(args: argparse.Namespace, request: _Request, runs: Sequence[Any], cho
     local = args.executor == "local"
     tracking = Tracking.prepared(args.track, args.track_project, folder, folder.resolve().name, shared_folder=local)
     with Store(folder / FILE_NAME, create=True) as store:
-        store.declare(runs, command(), study.references)
+        store.declare(runs, command(), study.references, whole=args.study is not None)
         keep_study(folder, request.text)
         if args.retry_failed:
             store.retry_failed([run.key for run in chosen])

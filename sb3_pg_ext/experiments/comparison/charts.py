@@ -81,11 +81,18 @@ def _curves(comparison: Comparison) -> Chart:
         "learning_curves",
         "Learning curves",
         "Bold: interquartile mean over seeds; band: its 95 % bootstrap interval, point by point; thin: single seeds, "
-        "dotted if unfinished or failed.",
+        "dotted if unfinished or failed." + _crowd(comparison),
         _by_environment(comparison, "mean return over environment steps.", drawing.draw_curves),
         _size(len(comparison.env_ids)),
         key=_KEY,
     )
+
+
+def _crowd(comparison: Comparison) -> str:
+    """What is added to the caption of lines that are too many to be told apart."""
+    if len(comparison.labels) <= drawing.MANY:
+        return ""
+    return f" The {drawing.OUTSTANDING} best of each picture have colours, the others are grey."
 
 
 def _clock(comparison: Comparison) -> Chart:
@@ -94,7 +101,7 @@ def _clock(comparison: Comparison) -> Chart:
         "Return over time",
         "The learning curves once more over time, learning included, evaluations not; a run that has ended stays where "
         "it was. Runs shared the machine with others, so that ratios say more than seconds; where they are large the "
-        "axis is logarithmic.",
+        "axis is logarithmic." + _crowd(comparison),
         _by_environment(comparison, "return over seconds of training.", drawing.draw_clock),
         _size(len(comparison.env_ids)),
         key="bold: interquartile mean over seeds · band: its 95 % bootstrap interval",
@@ -137,7 +144,7 @@ def _efficiency(comparison: Comparison) -> Chart:
         "sample_efficiency",
         "Sample efficiency over all environments",
         "Interquartile mean of the normalised return of all runs in all environments after a share of the budget; "
-        "band: 95 % stratified bootstrap interval, point by point.",
+        "band: 95 % stratified bootstrap interval, point by point." + _crowd(comparison),
         [Panel("All environments", f"Normalised return over training. At the end: {ends}.",
                partial(drawing.draw_efficiency, comparison=comparison))],
         size=_size(1),
@@ -160,7 +167,8 @@ def _profiles(comparison: Comparison) -> Chart:
         "performance_profiles",
         "Performance profiles",
         "Share of runs whose final return lies above the value on the axis; band: 95 % bootstrap interval, point by "
-        "point. A line above another everywhere is that of the better algorithm; where it drops early, seeds fail.",
+        "point. A line above another everywhere is that of the better algorithm; where it drops early, seeds fail."
+        + _crowd(comparison),
         panels,
         _size(len(panels)),
         key="band: 95 % bootstrap interval",

@@ -9,14 +9,16 @@ import numpy as np
 
 from sb3_pg_ext.experiments.comparison.analysis import Band, Comparison
 from sb3_pg_ext.experiments.figure import COLOURS, DASHES, FAINT, INK, short_number, tidy
-from sb3_pg_ext.experiments.statistics import AGGREGATES, Estimate
+from sb3_pg_ext.experiments.statistics import AGGREGATES, Array, Estimate
 from sb3_pg_ext.experiments.summary import Summary, curve_of
 
 _BOLD = 2.2
-_FEW = (
-    6  # algorithms; with more, bands and single seeds step back, and the cells of a matrix have no room for intervals
-)
+# Algorithms; with more, bands and single seeds step back, and the cells of a matrix have no room for intervals.
+_FEW = 6
+MANY = 12  # algorithms; with more, lines cannot be told apart, and only the best have a colour
+OUTSTANDING = 7  # of many, those that have one
 _SCALES_APART = 4.0  # ratio of times above which an axis is logarithmic
+_NAME_HEIGHT = 0.07  # of the height of a panel
 _LONGEST = 26  # characters of a label that are shown beside rows
 
 
@@ -43,18 +45,55 @@ def _draw_band(panel: Any, comparison: Comparison, label: str, band: Band, **how
     drawn(band.x, band.middle, **_line(comparison, label), **({"where": "post"} if how else {}))
 
 
+def _draw_lines(panel: Any, comparison: Comparison, bands: Mapping[str, Band], **how: Any) -> None:
+    """All of ``bands``, of which the best come first; of many, only these stand out, with their names at the side."""
+    many = len(comparison.labels) > MANY
+    outstanding = _outstanding(comparison, list(bands))
+    for label, band in reversed(list(bands.items())):  # the best is drawn last, on top
+        if label in outstanding:
+            _draw_band(panel, comparison, label, band, **how)
+        else:
+            (panel.step if how else panel.plot)(band.x, band.middle, color=FAINT, linewidth=0.8)
+    if many and not how:
+        _name_ends(panel, {label: float(bands[label].middle[-1]) for label in outstanding}, comparison)
+
+
+def _outstanding(comparison: Comparison, best_first: Sequence[str]) -> Sequence[str]:
+    return best_first if len(comparison.labels) <= MANY else best_first[:OUTSTANDING]
+
+
+def _name_ends(panel: Any, ends: Mapping[str, float], comparison: Comparison) -> None:
+    """Names to the right of the panel, beside the ends of their lines."""
+    low, high = panel.get_ylim()
+    labels = sorted(ends, key=lambda label: ends[label])
+    heights = apart([(ends[label] - low) / (high - low) for label in labels], _NAME_HEIGHT)
+    for label, height in zip(labels, heights, strict=True):
+        panel.annotate(shortened(label), (1.02, height), xycoords="axes fraction", va="center", fontsize=8,
+                       color=colour_of(comparison, label), annotation_clip=False)  # fmt: skip
+
+
+def apart(heights: Sequence[float], gap: float) -> Array:
+    """The ascending heights nearest to ``heights`` in squares that are at least ``gap`` apart, between 0 and 1."""
+    from scipy.optimize import isotonic_regression
+
+    steps = gap * np.arange(len(heights))
+    free = isotonic_regression(np.asarray(heights) - steps).x
+    return np.clip(free, 0, max(1 - gap * (len(heights) - 1), 0)) + steps
+
+
 # --- over training
 
 
 def draw_curves(panel: Any, comparison: Comparison, env_id: str) -> None:
     """Return over environment steps: every seed thin, the interquartile mean bold, its band behind."""
-    for summary in reversed(comparison.within(env_id)):  # the best is drawn last, on top
+    summaries = comparison.within(env_id)
+    outstanding = _outstanding(comparison, [summary.label for summary in summaries])
+    for summary in reversed([summary for summary in summaries if summary.label in outstanding]):
         _draw_runs(panel, comparison, summary)
-        band = comparison.curves.get((summary.label, env_id))
-        if band is None:
-            panel.plot([], [], **_line(comparison, summary.label))
-        else:
-            _draw_band(panel, comparison, summary.label, band)
+        if (summary.label, env_id) not in comparison.curves:
+            panel.plot([], [], **_line(comparison, summary.label))  # for the legend
+    labels = [summary.label for summary in summaries if (summary.label, env_id) in comparison.curves]
+    _draw_lines(panel, comparison, {label: comparison.curves[label, env_id] for label in labels})
     panel.set_xlabel("training (environment steps)")
     panel.set_ylabel(_return_of_evaluations(comparison, env_id))
     panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
@@ -81,13 +120,13 @@ def draw_clock(panel: Any, comparison: Comparison, env_id: str) -> None:
     """The same over time: what the runs had reached after so many seconds."""
     timed = {
         summary.label: comparison.clocks[summary.label, env_id]
-        for summary in reversed(comparison.within(env_id))
+        for summary in comparison.within(env_id)
         if (summary.label, env_id) in comparison.clocks
     }
     ends = [band.x[-1] for band in timed.values()]
     logarithmic = bool(ends) and max(ends) > _SCALES_APART * min(ends)
-    for label, band in timed.items():
-        _draw_band(panel, comparison, label, _after_start(band) if logarithmic else band)
+    bands = {label: _after_start(band) if logarithmic else band for label, band in timed.items()}
+    _draw_lines(panel, comparison, bands)
     if logarithmic:
         _set_logarithmic(panel)
     panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
@@ -112,8 +151,7 @@ def _set_logarithmic(panel: Any) -> None:
 
 def draw_efficiency(panel: Any, comparison: Comparison) -> None:
     """Interquartile mean of the normalised return over the share of the budget."""
-    for label, band in reversed(list(comparison.efficiency.items())):
-        _draw_band(panel, comparison, label, band)
+    _draw_lines(panel, comparison, comparison.efficiency)
     panel.set_xlabel("training (share of the environment steps)")
     panel.set_ylabel("normalised return (0: low, 1: high)")
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -169,8 +207,7 @@ def draw_aggregate(panel: Any, comparison: Comparison, name: str) -> None:
 
 def draw_profiles(panel: Any, comparison: Comparison, profiles: Mapping[str, Band], unit: str) -> None:
     """Share of runs above each score."""
-    for label, band in reversed(list(profiles.items())):
-        _draw_band(panel, comparison, label, band, step="post")
+    _draw_lines(panel, comparison, profiles, step="post")
     panel.set_xlabel(unit)
     panel.set_ylabel("share of runs above")
     panel.set_ylim(-0.02, 1.03)
