@@ -245,6 +245,13 @@ def test_settings_reach_the_model(settings: str, check) -> None:
     assert check(model)
 
 
+@pytest.mark.parametrize(("key", "message"), [("ddpg", "only n_envs=1 has it"), ("svg0", "with 2 environments")])
+def test_training_after_episodes_needs_one_environment(key: str, message: str) -> None:
+    check(spec_of(f"{key}:train_freq=[1, 'episode']", "Pendulum-v1"))
+    with pytest.raises(SettingError, match=f"train_freq=.* {message}"):
+        check(spec_of(f"{key}:train_freq=[1, 'episode'],n_envs=2", "Pendulum-v1"))
+
+
 class Masked(gym.Wrapper):
     """Only the first action is allowed."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -153,7 +154,9 @@ def build_model(spec: RunSpec, venv: VecEnv, **options: Any) -> BaseAlgorithm:
     if "noise_type" in arguments:
         arguments["action_noise"] = _noise(arguments, venv)
     arguments.pop("noise_std", None)
-    return registry.make(spec.algo, venv, spec.policy, seed=spec.seeds.train, **arguments, **options)
+    model = registry.make(spec.algo, venv, spec.policy, seed=spec.seeds.train, **arguments, **options)
+    _check_train_freq(model)
+    return model
 
 
 def _check_masks(spec: RunSpec, venv: VecEnv) -> None:
@@ -165,6 +168,18 @@ def _check_masks(spec: RunSpec, venv: VecEnv) -> None:
         raise SettingError(
             f"{spec.algo} needs an environment with an action_masks() method; {spec.environment.id} has none. "
             "Without masks it is ppo"
+        )
+
+
+def _check_train_freq(model: BaseAlgorithm) -> None:
+    """Likewise.
+
+    :raises SettingError: training waits for the end of an episode, which several environments have at different times
+    """
+    frequency = getattr(model, "train_freq", None)
+    if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.EPISODE and model.n_envs > 1:
+        raise SettingError(
+            f"train_freq={frequency.frequency} episodes with n_envs={model.n_envs}: only n_envs=1 has it"
         )
 
 
