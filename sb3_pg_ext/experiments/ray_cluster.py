@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import tempfile
 import time
 import uuid
@@ -107,19 +108,18 @@ class RayCluster:
         except NodeDiedError:
             self.store.give_back(key, self._owner)
         except RayError as error:
-            begun = self._is_running(key)
+            begun = self._is_under_way(self.store.statuses([key])[key])
             self.store.bury(key, self._owner, f"the worker process ended: {_first_line(error)}")
             self._in_vain = 0 if begun else self._in_vain + 1
             if isinstance(error, RayTaskError) or self._in_vain >= _STARTS_IN_VAIN:
                 raise ConnectionError(f"the cluster cannot carry out runs: {_first_line(error)}") from error
 
-    def _is_running(self, key: str) -> bool:
-        row = self.store.statuses([key])[key]
+    def _is_under_way(self, row: sqlite3.Row) -> bool:
         return row["status"] == "running" and row["owner"] == self._owner
 
     def _end_hung(self) -> None:
         for key, row in self.store.statuses(self._tasks).items():
-            if self._is_running(key) and time.time() - row["heartbeat"] > self.silence:
+            if self._is_under_way(row) and time.time() - row["heartbeat"] > self.silence:
                 self._ray.cancel(self._tasks.pop(key), force=True)
                 self.store.bury(key, self._owner, f"the worker gave no sign of life for {self.silence:g} s")
 
