@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from observing import rows, wait_for
 
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.ray_cluster import Keeper, RemoteLedger
+from sb3_pg_ext.experiments.ray_cluster import RayCluster, connect
+from sb3_pg_ext.experiments.ray_keeper import Keeper, RemoteLedger, work_remotely
 from sb3_pg_ext.experiments.results import Evaluation, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.store import LostRunError, Store
@@ -129,21 +131,21 @@ def test_what_an_attempt_writes_is_taken_until_the_next_one_begins(study: Path, 
     keeper = Keeper(str(tmp_path / "study.sqlite"), me)
     assert keeper.claim("first", run.key) == run
     assert keeper.claim("second", run.key) is None, "it is under way"
-    keeper.write("first", "add_evaluation", run.key, "training", evaluation)
+    keeper.add_evaluation("first", run.key, "training", evaluation)
     keeper.store.give_back(run.key, me)
     assert rows(tmp_path, "status, deaths").count(("pending", 0)) == 4
     assert keeper.claim("second", run.key) == run
     for late in (
-        lambda: keeper.write("first", "beat", run.key, 10, 0.1),
-        lambda: keeper.write("first", "finish", run.key, Outcome(1, 1.0, 1.0, 1.0), {}),
+        lambda: keeper.beat("first", run.key, 10, 0.1),
+        lambda: keeper.finish("first", run.key, Outcome(1, 1.0, 1.0, 1.0), {}),
         lambda: keeper.keep_file("first", run.key, "models/late.zip", b"late"),
     ):
         with pytest.raises(LostRunError, match="another attempt"):
             late()
     assert not (tmp_path / "models").exists()
-    keeper.write("second", "add_evaluation", run.key, "training", evaluation)
+    keeper.add_evaluation("second", run.key, "training", evaluation)
     keeper.keep_file("second", run.key, "models/new.zip", b"new")
-    keeper.write("second", "finish", run.key, Outcome(1, 1.0, 1.0, 1.0), {})
+    keeper.finish("second", run.key, Outcome(1, 1.0, 1.0, 1.0), {})
     assert (tmp_path / "models" / "new.zip").read_bytes() == b"new"
     assert results(tmp_path)[run.key][:2] == ("finished", [(0, (1.0,), (1,))])
 
@@ -189,16 +191,153 @@ def test_models_come_back_from_the_worker(study: Path, tmp_path: Path, ledger: R
     ]
 
 
-def test_a_machine_with_other_versions_refuses_the_run(
-    study: Path, tmp_path: Path, ledger: RemoteLedger, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_with_other_versions_leaves_the_run_alone(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = read_study(study).study.runs()[0]
-    elsewhere = {**run.versions, "torch": "1.0"}
-    monkeypatch.setattr("sb3_pg_ext.experiments.worker.versions", lambda *classes: elsewhere)
-    do_run(ledger, run.key, tmp_path / "another machine", "typed")
-    [(status, error)] = [row for row in rows(tmp_path, "status, error") if row[0] != "pending"]
-    assert status == "failed"
-    assert f"torch 1.0 instead of {run.versions['torch']}" in error
+    run = first_run(study, tmp_path)
+    monkeypatch.setattr("sb3_pg_ext.experiments.ray_keeper.versions", lambda *classes: {**run.versions, "torch": "1.0"})
+    keeper = Keeper(str(tmp_path / "study.sqlite"), str(Owner.current()))
+    assert work_remotely(keeper, run, "typed", 1.0, None) == f"torch 1.0 instead of {run.versions['torch']}"
+    assert set(rows(tmp_path, "status")) == {("pending",)}
+
+
+class FakeRay:
+    """A cluster of two nodes whose tasks are functions that are called when their result is asked for."""
+
+    def __init__(self) -> None:
+        self.submitted: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        self.outcome: Callable[[], tuple[str, str]] = lambda: ("first", "")
+
+    def remote(self, **options: Any) -> Callable[[Any], Any]:
+        class Remote:
+            @staticmethod
+            def remote(*arguments: Any) -> Any:
+                self.submitted.append((options, arguments))
+                return lambda: self.outcome()
+
+            def options(self, **more: Any) -> Any:
+                options.update(more)
+                return self
+
+        return lambda thing: Remote()
+
+    def get_runtime_context(self) -> Any:
+        return type("Context", (), {"get_node_id": staticmethod(lambda: "ab" * 28)})
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        node = {"Alive": True, "Resources": {"CPU": 1.0}}
+        return [{**node, "NodeID": name, "NodeManagerAddress": name} for name in ("first", "second")]
+
+    def wait(self, tasks: list[Any], num_returns: int = 1, timeout: float | None = None) -> tuple[list, list]:
+        return tasks, []
+
+    def get(self, task: Callable[[], Any]) -> Any:
+        return task()
+
+    def cancel(self, task: Any, force: bool) -> None:
+        pass
+
+    kill = shutdown = lambda self, *arguments: None
+
+
+@pytest.fixture
+def fake(study: Path, tmp_path: Path) -> Iterator[tuple[RayCluster, FakeRay, RunSpec]]:
+    """A cluster in which the first run is under way."""
+    pytest.importorskip("ray")
+    run, ray = first_run(study, tmp_path), FakeRay()
+    with Store(tmp_path / "study.sqlite") as store:
+        cluster = RayCluster(store, ray, silence=2.0)
+        cluster.submit(run)
+        store.claim(run.key, str(Owner.current()))
+        yield cluster, ray, run
+
+
+def ended_by(error: str) -> Callable[[], Any]:
+    from ray import exceptions
+
+    def outcome() -> Any:
+        made: dict[str, Callable[[Any], Exception]] = {
+            "RayTaskError": lambda kind: kind("task", "traceback", ValueError("deep down")),
+            "NodeDiedError": lambda kind: kind("lost"),
+        }
+        raise made.get(error, lambda kind: kind())(getattr(exceptions, error))
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "deaths", "stops"),
+    [
+        ("NodeDiedError", 0, False),
+        ("WorkerCrashedError", 1, False),
+        ("ActorDiedError", 0, True),
+        ("RayTaskError", 0, True),
+        ("LocalRayletDiedError", 0, True),
+    ],
+)
+def test_only_the_death_of_its_worker_is_held_against_a_run(fake, error: str, deaths: int, stops: bool) -> None:
+    cluster, ray, run = fake
+    ray.outcome = ended_by(error)
+    with pytest.raises(ConnectionError, match="the cluster cannot carry out") if stops else contextlib.nullcontext():
+        cluster.supervise(0.0)
+    row = cluster.store.statuses([run.key])[run.key]
+    assert (row["status"], row["deaths"], list(cluster.keys)) == ("pending", deaths, [])
+
+
+def test_workers_that_die_at_their_start_stop_the_study(fake) -> None:
+    cluster, ray, run = fake
+    ray.outcome = ended_by("WorkerCrashedError")
+    cluster.store.give_back(run.key, str(Owner.current()))
+    for _ in range(4):
+        cluster.supervise(0.0)
+        cluster.submit(run)
+    with pytest.raises(ConnectionError, match="5 workers in a row have died at their start"):
+        cluster.supervise(0.0)
+
+
+def test_a_machine_that_does_not_fit_gets_no_more_runs(fake, capsys) -> None:
+    cluster, ray, run = fake
+    cluster.store.give_back(run.key, str(Owner.current()))
+    ray.outcome = lambda: ("second", "torch 1.0 instead of 2.0")
+    cluster.supervise(0.0)
+    assert capsys.readouterr().err == "second gets no runs: it has torch 1.0 instead of 2.0\n"
+    cluster.submit(run)
+    [elsewhere] = ray.submitted[-1][0]["scheduling_strategy"].hard
+    assert (elsewhere.key, list(elsewhere.operator.values)) == ("ray.io/node-id", ["second"])
+    ray.outcome = lambda: ("first", "no torch")
+    with pytest.raises(ConnectionError, match="no machine of the cluster can carry out the runs: no torch"):
+        cluster.supervise(0.0)
+    assert cluster.store.statuses([run.key])[run.key]["deaths"] == 0
+
+
+def test_a_worker_without_a_sign_of_life_is_given_up(fake, monkeypatch) -> None:
+    cluster, ray, run = fake
+    assert ray.submitted[-1][1][3] == 0.5, "seconds between beats: four in the time after which it is given up"
+    ray.wait = lambda tasks, **how: ([], tasks)
+    cluster.supervise(0.0)
+    assert list(cluster.keys) == [run.key]
+    later = time.time() + 3
+    monkeypatch.setattr("sb3_pg_ext.experiments.ray_cluster.time.time", lambda: later)
+    cluster.supervise(0.0)
+    assert list(cluster.keys) == []
+    assert cluster.store.statuses([run.key])[run.key]["deaths"] == 1
+
+
+def test_errors_of_ray_itself_are_told_in_a_line(monkeypatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("Version mismatch: the cluster was started with:\n  Ray 2.0")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ConnectionError, match=r"Ray at auto: Version mismatch: the cluster was started with:$"):
+        connect()
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ValueError, match=r"'ray://head:10001': the command must run"):
+        connect()
 
 
 @pytest.mark.parametrize(
@@ -224,6 +363,7 @@ def test_where_nobody_answers_it_is_said_at_once(study: Path, tmp_path: Path, ca
     options = ["--executor", "ray", "--address", f"127.0.0.1:{port}"]
     assert main(["compare", str(study), "-f", str(tmp_path / "results"), *options]) == 2
     assert f"no Ray cluster answers at 127.0.0.1:{port}; start one by: ray start --head" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists(), "nothing is written before"
 
 
 def test_without_ray_the_message_says_what_to_install(study: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -17,7 +17,7 @@ from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.store import Store
 from sb3_pg_ext.experiments.tracking import Tracking
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # What torch imports when it makes the first optimizer: a second of work, once for all runs instead of in each.
 _LATE = "torch._dynamo"
 
@@ -134,7 +134,7 @@ def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_cont
 
     :param preload: modules that the workers need
     """
-    for variable in _THREAD_VARIABLES:
+    for variable in THREAD_VARIABLES:
         os.environ[variable] = "1"
     workers = context()
     if workers.get_start_method() == "forkserver":

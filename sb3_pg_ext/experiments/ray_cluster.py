@@ -10,55 +10,54 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
-import tempfile
+import sys
 import time
-import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments.executor import THREAD_VARIABLES
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.provenance import command
-from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
+from sb3_pg_ext.experiments.ray_keeper import Keeper
 from sb3_pg_ext.experiments.run_spec import RunSpec
-from sb3_pg_ext.experiments.store import LostRunError, Store
+from sb3_pg_ext.experiments.store import Store
 from sb3_pg_ext.experiments.tracking import Tracking
 
 _SECONDS_BETWEEN_BEATS = 5.0
-_STARTS_IN_VAIN = 5
+_STARTS_IN_VAIN = 5  # workers in a row that died before they had a run: the next would die as well
 _SECONDS_FOR_AN_ANSWER = 10.0
 
 
 class RayCluster:
     """Each run as a Ray task of one core, in a process of its own.
 
-    A lost worker counts against its run as on one machine; a lost machine does not. The cluster may grow and shrink:
-    as many runs as there are cores wait in its queue.
+    A lost worker counts against its run as on one machine; a lost machine does not, nor does one that has other
+    versions, which gets no more runs. The cluster may grow and shrink: as many runs as there are cores wait in its
+    queue.
 
     :param store: of the study, on this machine
+    :param ray: connected, see :func:`connect`
     :param jobs: how many runs are submitted at once; twice the cores of the cluster by default
-    :param address: ``HOST:PORT`` of the head, or ``auto`` for a cluster that this machine is part of
     :param silence: seconds without a sign of life after which a worker is taken for hung, and ended
     :param tracking: where the runs are tracked
-    :raises ModuleNotFoundError: Ray is not installed
-    :raises ConnectionError: no cluster answers
-    :raises ValueError: ``address`` is that of a Ray client
     """
 
     def __init__(
         self,
         store: Store,
+        ray: Any,
         jobs: int | None = None,
-        address: str = "auto",
         silence: float = 1800.0,
         tracking: Tracking | None = None,
     ):
         self.store, self.silence, self.tracking, self._limit = store, silence, tracking, jobs
-        self._ray = _connect(address)
-        self._owner = str(Owner.current())
+        self._ray, self._owner = ray, str(Owner.current())
         self._keeper = self._start_keeper()
+        # A process for each task keeps memory bounded, and runs apart; what to do about its death is decided here.
+        self._task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_carried_task())
         self._tasks: dict[str, Any] = {}
+        self._unfit: dict[str, str] = {}  # node -> why
         self._in_vain = 0
 
     def _start_keeper(self) -> Any:
@@ -84,35 +83,61 @@ class RayCluster:
         return self._tasks.keys()
 
     def submit(self, spec: RunSpec) -> None:
-        # A process for each task keeps memory bounded, and runs apart; what to do about its death is decided here.
-        task = self._ray.remote(num_cpus=1, max_calls=1, max_retries=0)(work_remotely)
-        self._tasks[spec.key] = task.options(name=spec.name).remote(self._keeper, spec.key, command(), self.tracking)
+        beats_every = min(_SECONDS_BETWEEN_BEATS, self.silence / 4)
+        task = self._task.options(name=spec.name, **self._elsewhere())
+        self._tasks[spec.key] = task.remote(self._keeper, spec, command(), beats_every, self.tracking)
+
+    def _elsewhere(self) -> dict[str, Any]:
+        """Options of a task that keep it from the machines that cannot carry it out."""
+        from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+        if not self._unfit:
+            return {}
+        return {"scheduling_strategy": NodeLabelSchedulingStrategy(hard={"ray.io/node-id": NotIn(*self._unfit)})}
 
     def supervise(self, timeout: float) -> None:
-        keys = {task: key for key, task in self._tasks.items()}
-        if not keys:
+        tasks = list(self._tasks.values())
+        if not tasks:
             time.sleep(timeout)
             return
-        self._ray.wait(list(keys), timeout=timeout)
+        self._ray.wait(tasks, timeout=timeout)
         self._end_hung()
-        for task in self._ray.wait(list(keys), num_returns=len(keys), timeout=0)[0]:
-            if self._tasks.pop(keys[task], None) is not None:
-                self._conclude(keys[task], task)
+        ended = set(self._ray.wait(tasks, num_returns=len(tasks), timeout=0)[0])
+        for key in [key for key, task in self._tasks.items() if task in ended]:
+            self._conclude(key, self._tasks.pop(key))
 
     def _conclude(self, key: str, task: Any) -> None:
-        from ray.exceptions import NodeDiedError, RayError, RayTaskError
+        """Have a run done again if its task has not come to an end of its own."""
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
         try:
-            self._ray.get(task)
-            self._in_vain = 0
+            node, misfit = self._ray.get(task)
         except NodeDiedError:
             self.store.give_back(key, self._owner)
-        except RayError as error:
-            begun = self._is_under_way(self.store.statuses([key])[key])
-            self.store.bury(key, self._owner, f"the worker process ended: {_first_line(error)}")
-            self._in_vain = 0 if begun else self._in_vain + 1
-            if isinstance(error, RayTaskError) or self._in_vain >= _STARTS_IN_VAIN:
-                raise ConnectionError(f"the cluster cannot carry out runs: {_first_line(error)}") from error
+        except (WorkerCrashedError, OutOfMemoryError) as error:
+            self._bury(key, error)
+        except RayError as error:  # the keeper is lost, or all of the cluster
+            self.store.give_back(key, self._owner)
+            raise ConnectionError(f"the cluster cannot carry out runs: {_first_line(error)}") from error
+        else:
+            self._in_vain = 0
+            if misfit:
+                self._leave_out(node, misfit)
+
+    def _bury(self, key: str, error: Exception) -> None:
+        begun = self._is_under_way(self.store.statuses([key])[key])
+        self._in_vain = 0 if begun else self._in_vain + 1
+        self.store.bury(key, self._owner, f"the worker process ended: {_first_line(error)}")
+        if self._in_vain >= _STARTS_IN_VAIN:
+            raise ConnectionError(f"{_STARTS_IN_VAIN} workers in a row have died at their start: {_first_line(error)}")
+
+    def _leave_out(self, node: str, misfit: str) -> None:
+        nodes = {n["NodeID"]: n for n in self._ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}
+        if node in nodes and node not in self._unfit:
+            print(f"{nodes[node]['NodeManagerAddress']} gets no runs: it has {misfit}", file=sys.stderr, flush=True)
+        self._unfit[node] = misfit
+        if nodes.keys() <= self._unfit.keys():
+            raise ConnectionError(f"no machine of the cluster can carry out the runs: {misfit}")
 
     def _is_under_way(self, row: sqlite3.Row) -> bool:
         return row["status"] == "running" and row["owner"] == self._owner
@@ -133,120 +158,64 @@ class RayCluster:
         self._ray.shutdown()
 
 
-class Keeper:
-    """The actor that has the study's file open, for all workers of one command.
+def _carried_task() -> Callable[..., tuple[str, str]]:
+    """The task, as a function that Ray carries to the workers itself: this package may be missing there."""
 
-    What a worker writes is taken only while its attempt is the latest of that run: one that was given up, but lives on
-    behind a cut wire, cannot spoil the results of its successor.
-
-    :param path: of the file
-    :param owner: in whose name runs are claimed; when that process dies, they are free
-    """
-
-    def __init__(self, path: str, owner: str):
-        self.store, self.owner = Store(path, check=False), owner
-        self._attempts: dict[str, str] = {}
-
-    def claim(self, attempt: str, key: str) -> RunSpec | None:
-        spec = self.store.claim(key, self.owner)
-        if spec is not None:
-            self._attempts[key] = attempt
-        return spec
-
-    def write(self, attempt: str, method: str, key: str, *arguments: Any) -> None:
-        """One of the methods of :class:`Store` that a worker needs."""
-        self._check(attempt, key)
-        getattr(self.store, method)(key, self.owner, *arguments)
-
-    def keep_file(self, attempt: str, key: str, name: str, content: bytes) -> None:
-        """A file that a run has made, under its name in the folder of the study."""
-        self._check(attempt, key)
-        path = self.store.path.parent / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
-
-    def _check(self, attempt: str, key: str) -> None:
-        if self._attempts.get(key) != attempt:
-            raise LostRunError(f"run {key[:12]} is the work of another attempt now")
-
-
-class RemoteLedger:
-    """What a worker needs of the store, by way of the :class:`Keeper`.
-
-    :param keeper: handle of the actor
-    :param folder: of this worker, with the files that the run makes
-    """
-
-    def __init__(self, keeper: Any, folder: Path):
-        self._keeper, self._folder = keeper, folder
-        self._attempt = uuid.uuid4().hex
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def task(*arguments: Any) -> tuple[str, str]:
         import ray
 
-        return ray.get(getattr(self._keeper, method).remote(self._attempt, *arguments))
+        node = ray.get_runtime_context().get_node_id()
+        try:
+            from sb3_pg_ext.experiments.ray_keeper import work_remotely
+        except ImportError as error:
+            return node, f"no sb3_pg_ext that works: {error}"
+        return node, work_remotely(*arguments)
 
-    def claim(self, key: str, owner: str) -> RunSpec | None:
-        return self._ask("claim", key)
-
-    def beat(self, key: str, owner: str, step: int, train_seconds: float) -> None:
-        self._ask("write", "beat", key, step, train_seconds)
-
-    def add_evaluation(self, key: str, owner: str, kind: Kind, evaluation: Evaluation) -> None:
-        self._ask("write", "add_evaluation", key, kind, evaluation)
-
-    def finish(self, key: str, owner: str, outcome: Outcome, provenance: dict[str, Any]) -> None:
-        self._send_files(key)
-        self._ask("write", "finish", key, outcome, provenance)
-
-    def fail(self, key: str, owner: str, error: str, provenance: dict[str, Any]) -> None:
-        self._send_files(key)
-        self._ask("write", "fail", key, error, provenance)
-
-    def _send_files(self, key: str) -> None:
-        for path in sorted(self._folder.rglob("*")):
-            if path.is_file() and path.stat().st_size:
-                self._ask("keep_file", key, path.relative_to(self._folder).as_posix(), path.read_bytes())
+    return task
 
 
-def work_remotely(keeper: Any, key: str, typed: str, tracking: Tracking | None = None) -> None:
-    """The task: carry out a run on whatever machine this is.
+def connect(address: str | None = None) -> Any:
+    """Become part of a Ray cluster.
 
-    :param keeper: handle of the actor
-    :param key: of the run
-    :param typed: command, for the record
-    :param tracking: where the run is tracked
+    :param address: ``HOST:PORT`` of the head; by default that of the variable ``RAY_ADDRESS``, or of a cluster that
+        this machine belongs to
+    :return: the module ``ray``
+    :raises ModuleNotFoundError: Ray is not installed
+    :raises ConnectionError: no cluster answers, or not as one of this version
+    :raises ValueError: ``address`` is of another form, or that of a Ray client
     """
-    from sb3_pg_ext.experiments.worker import do_run
-
-    with tempfile.TemporaryDirectory() as name:
-        do_run(RemoteLedger(keeper, Path(name)), key, Path(name), typed, _SECONDS_BETWEEN_BEATS, tracking)
-
-
-def _connect(address: str) -> Any:
-    host, _, port = address.rpartition(":")
-    if address != "auto" and not (host and port.isdecimal()):
-        raise ValueError(f"address={address!r}: expected HOST:PORT of the head, or auto")
-    if address.startswith("ray://"):
-        raise ValueError(
-            f"address={address!r}: the command must run on a machine of the cluster, where it can be reached by the "
-            "others; give HOST:PORT of the head, or start it by: ray job submit"
-        )
+    address = address or os.environ.get("RAY_ADDRESS") or "auto"
+    _check_form(address)
     try:
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('the executor "ray" needs Ray: pip install "sb3_pg_ext[ray]"') from error
+    # One thread per process, as in local workers, and the search path for modules that register environments, if any.
+    paths = {"PYTHONPATH": os.environ["PYTHONPATH"]} if os.environ.get("PYTHONPATH") else {}
+    variables = {**dict.fromkeys(THREAD_VARIABLES, "1"), **paths}
     try:
         _check_answer(address)
-        ray.init(address, log_to_driver=False, configure_logging=False, runtime_env=_runtime_environment(os.environ))
+        ray.init(address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables})
     except OSError as error:
         where = "on this machine" if address == "auto" else f"at {address}"
         raise ConnectionError(
             f"no Ray cluster answers {where}; start one by: ray start --head, and on the other machines: "
             "ray start --address=HOST:6379"
         ) from error
+    except RuntimeError as error:
+        raise ConnectionError(f"Ray at {address}: {_first_line(error)}") from error
     return ray
+
+
+def _check_form(address: str) -> None:
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"address={address!r}: the command must run on a machine of the cluster, where it can be reached by the "
+            "others; give HOST:PORT of the head, or start it by: ray job submit"
+        )
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdecimal()):
+        raise ValueError(f"address={address!r}: expected HOST:PORT of the head, or auto")
 
 
 def _check_answer(address: str) -> None:
@@ -259,11 +228,7 @@ def _check_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS_FOR_AN_ANSWER).close()
 
 
-def _runtime_environment(variables: Mapping[str, str]) -> dict[str, Any]:
-    """One thread per process, as in local workers, and the search path for modules that register environments."""
-    wanted = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH")
-    return {"env_vars": {name: variables[name] for name in wanted if name in variables}}
-
-
 def _first_line(error: Exception) -> str:
-    return str(getattr(error, "cause", None) or error).strip().splitlines()[0]
+    """The first line of what an error, or the one behind it, says."""
+    behind = getattr(error, "cause", None) or error
+    return next(iter(str(behind).strip().splitlines()), type(behind).__name__)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
-import platform
 import re
 import signal
 import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.provenance import provenance, versions
+from sb3_pg_ext.experiments.provenance import provenance
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.runner import execute
@@ -75,28 +74,17 @@ def do_run(
     write_output_to(log_path(folder, spec))
     recorder = _LedgerRecorder(ledger, key, owner, seconds_between_beats)
     circumstances = {**provenance(), "command": command}
-    try:
-        check_versions(spec)
-        with tracked(tracking, spec, folder, file_stem(spec), command) as trackers:
-            outcome = execute(spec, recorder, model_path(folder, spec), trackers)
-    except LostRunError:
-        return
-    except Exception:
-        ledger.fail(key, owner, traceback.format_exc(), circumstances)
-    else:
-        ledger.finish(key, owner, outcome, circumstances)
-    finally:
-        remove_if_empty(log_path(folder, spec))
-
-
-def check_versions(spec: RunSpec) -> None:
-    """
-    :raises RuntimeError: this process has other versions than those that the run is described for
-    """
-    here = versions(registry.get(spec.algo).cls)
-    others = [f"{name} {here.get(name)} instead of {v}" for name, v in spec.versions.items() if here.get(name) != v]
-    if others:
-        raise RuntimeError(f"{platform.node()} has other versions than the run is described for: {', '.join(others)}")
+    with suppress(LostRunError):
+        try:
+            with tracked(tracking, spec, folder, file_stem(spec), command) as trackers:
+                outcome = execute(spec, recorder, model_path(folder, spec), trackers)
+        except LostRunError:
+            raise
+        except Exception:
+            ledger.fail(key, owner, traceback.format_exc(), circumstances)
+        else:
+            ledger.finish(key, owner, outcome, circumstances)
+    remove_if_empty(log_path(folder, spec))
 
 
 def model_path(folder: Path, spec: RunSpec) -> Path:

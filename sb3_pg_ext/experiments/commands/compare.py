@@ -11,6 +11,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ def _begin(args: argparse.Namespace, request: _Request, runs: Sequence[Any], cho
     from sb3_pg_ext.experiments.study_file import keep_study
 
     study, folder = request.study, request.folder
+    executor_of = _executor(args)  # before anything is written
     local = args.executor == "local"
     tracking = Tracking.prepared(args.track, args.track_project, folder, folder.resolve().name, shared_folder=local)
     with Store(folder / FILE_NAME, create=True) as store:
@@ -214,26 +216,31 @@ def _begin(args: argparse.Namespace, request: _Request, runs: Sequence[Any], cho
         keep_study(folder, request.text)
         if args.retry_failed:
             store.retry_failed([run.key for run in chosen])
-        executor = _executor(args, store, request.jobs, tracking)
-        factors = ((len(study.variants), "algorithm"), (len(study.problems), "environment"), (study.n_seeds, "seed"))
-        whole = math.prod(number for number, _ in factors) == len(runs)  # or some algorithms run in some environments
-        size = (" × " if whole else ", ").join(f"{number} {noun}{'s' * (number > 1)}" for number, noun in factors)
+        executor = executor_of(store, jobs=request.jobs, silence=args.stall_limit, tracking=tracking)
         part = f"{len(chosen)} of " if len(chosen) < len(runs) else ""
-        print(f"{part}{len(runs)} runs ({size}), {executor.jobs} at once, in {folder}", flush=True)
+        print(f"{part}{len(runs)} runs ({_size(study, len(runs))}), {executor.jobs} at once, in {folder}", flush=True)
         if tracking is not None:
             print(f"To look at the runs:\n{tracking.ways_to_look()}", flush=True)
         return _carry_out(chosen, store, executor, folder)
 
 
-def _executor(args: argparse.Namespace, store: Any, jobs: int | None, tracking: Tracking | None) -> Any:
-    if args.executor == "ray":
-        from sb3_pg_ext.experiments.ray_cluster import RayCluster
+def _size(study: Any, n_runs: int) -> str:
+    factors = ((len(study.variants), "algorithm"), (len(study.problems), "environment"), (study.n_seeds, "seed"))
+    # Where algorithms run in some of the environments only, the numbers are no factors.
+    product = math.prod(number for number, _ in factors) == n_runs
+    return (" × " if product else ", ").join(f"{number} {noun}{'s' * (number > 1)}" for number, noun in factors)
 
-        return RayCluster(store, jobs, args.address or "auto", silence=args.stall_limit, tracking=tracking)
+
+def _executor(args: argparse.Namespace) -> Callable[..., Any]:
+    """What the runs will be carried out with, given a store; a cluster is connected to at once."""
+    if args.executor == "ray":
+        from sb3_pg_ext.experiments.ray_cluster import RayCluster, connect
+
+        return partial(RayCluster, ray=connect(args.address))
 
     from sb3_pg_ext.experiments.executor import LocalProcesses
 
-    return LocalProcesses(store, jobs, silence=args.stall_limit, tracking=tracking)
+    return LocalProcesses
 
 
 def _carry_out(runs: Sequence[Any], store: Any, executor: Any, folder: Path) -> int:
