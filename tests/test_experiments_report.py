@@ -254,6 +254,19 @@ def test_without_a_terminal_every_run_that_ends_has_a_line(half: Path, capsys) -
     assert any("b|ad · CartPole-v1 · seed 2" in line and "ValueError: too hot" in line for line in lines)
 
 
+def test_a_study_that_is_begun_again_says_what_has_failed(half: Path, capsys) -> None:
+    from sb3_pg_ext.experiments.console import console
+
+    with Store(half / "study.sqlite") as store:
+        runs = [record.spec for record in store.records()]
+        found = store.statuses([spec.key for spec in runs])
+    PlainProgress(runs, console()).look(found)
+    assert capsys.readouterr().out == "5 of 7 runs are in the store already: 4 finished, 1 failed.\n"
+    failed = [spec for spec in runs if found[spec.key]["status"] == "failed"]
+    PlainProgress(failed, console()).look({spec.key: found[spec.key] for spec in failed})
+    assert capsys.readouterr().out == "1 of 1 runs are in the store already: 0 finished, 1 failed.\n"
+
+
 # --- the page
 
 
@@ -362,6 +375,33 @@ def test_an_algorithm_without_runs_in_an_environment_is_left_out_of_the_whole(ha
     assert comparison.complete == []
     assert comparison.improvement == {}
     assert "No algorithm has a finished run in every environment yet" in page(comparison, half)
+
+
+def test_figures_over_all_environments_say_who_is_left_out(both: Path) -> None:
+    with Store(both / "study.sqlite") as store:
+        here = [run(label, 0, "Acrobot-v1") for label in ("sac", "dqn")]
+        store.declare(here, "sb3-pg compare --algo sac")
+        for spec in here:
+            carry_out(store, spec, [-500.0, -200.0, -100.0], "finished")
+        whole = Comparison(summarise(store.records()), REFERENCES)
+    said = "Left out, for want of a finished run in some environment: sac, dqn."
+    captions = {chart.name: chart.caption for chart in charts.charts(whole)}
+    assert {name for name, caption in captions.items() if said in caption} == {
+        *("aggregates", "sample_efficiency", "probability_of_improvement")
+    }
+    assert said in checked(page(whole, both)).text
+    nobody = Comparison([s for s in whole.summaries if s.label not in ("sac", "dqn")], REFERENCES)
+    assert not [chart for chart in charts.charts(nobody) if "Left out" in chart.caption]
+    assert "Left out" not in page(nobody, both)
+
+
+def test_a_figure_of_one_environment_says_who_has_nothing_but_failures(half: Path) -> None:
+    with Store(half / "study.sqlite") as store:
+        store.declare([run("hot", 0)], "")
+        carry_out(store, run("hot", 0), [0.0], "failed")
+        comparison = Comparison([s for s in summarise(store.records()) if s.label != "late"])
+    (caption,) = (c.caption for c in charts.charts(comparison) if c.name == "probability_of_improvement")
+    assert caption.endswith("red: the column. Left out, for want of a finished run: hot.")
 
 
 def test_sample_efficiency_over_shares_of_the_budget(both: Path) -> None:

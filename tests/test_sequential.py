@@ -2,18 +2,26 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_experiments_report import carry_out, make_half, run
+from test_experiments_report import carry_out, evaluation, make_half, run
 
 from sb3_pg_ext.experiments.cli import main
-from sb3_pg_ext.experiments.comparison.advice import advise
+from sb3_pg_ext.experiments.comparison.advice import Lack, advise
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.report import write_report
-from sb3_pg_ext.experiments.statistics import Design, missing_seeds, rank_test, seeds_to_resolve, settle
+from sb3_pg_ext.experiments.statistics import (
+    Design,
+    missing_seeds,
+    rank_test,
+    seeds_to_resolve,
+    sequential,
+    settle,
+)
 from sb3_pg_ext.experiments.store import Store
 from sb3_pg_ext.experiments.summary import summarise
 
@@ -222,17 +230,17 @@ def mixed(tmp_path_factory):
 def test_failed_runs_are_passed_over_and_missing_ones_hold_up_those_after_them(mixed):
     advice = advice_of(mixed)
     assert {label: len(scores) for label, scores in advice.scores.items()} == {"high": 5, "one": 10, "two": 6}
-    assert advice.needed == {"two": 4}
+    assert advice.lacks == {"two": Lack((7,), 0)}
     assert advice.sentence() == (
-        "Not settled: 1 of 3 pairs is open after look 1 of 5; look 2 takes 10 finished seeds of each: 4 more of two. "
-        "3 failed runs were passed over. Nothing but failures: never."
+        "Not settled: 1 of 3 pairs is open after look 1 of 5; look 2 takes 10 finished seeds of each: seed 7 of two is "
+        "still to come. 3 failed runs were passed over. Nothing but failures: never."
     )
 
 
 def test_rows_say_what_is_decided_and_what_is_needed(mixed):
     rows = advice_of(mixed).rows()
     assert rows[0][0] == "more seeds needed"
-    assert rows[0][4:6] in (("10, 6", "+0, +4"), ("6, 10", "+4, +0"))
+    assert rows[0][4:6] in (("10, 11", "+0; seed 7"), ("11, 10", "seed 7; +0"))
     assert rows[0][6].endswith(" seeds")
     for row in rows[1:]:
         assert row[:2] == ("different, by 5 seeds", "high")
@@ -248,10 +256,100 @@ def test_there_may_be_nothing_to_say(tmp_path):
 def test_too_few_seeds_say_how_many_there_must_be(tmp_path):
     folder = study(tmp_path, {"high": ["finished"] * 2, "one": ["finished", "running"]})
     assert advice_of(folder, Design(4, 3)).sentence() == (
-        "Not settled: there are too few seeds for a look; look 1 takes 3 finished seeds of each: 1 more of high, "
-        "2 more of one. Nothing can be decided before look 2, at 6 seeds."
+        "Not settled: there are too few seeds for a look; look 1 takes 3 finished seeds of each: 1 more of high; "
+        "seed 1 of one is still to come, and 1 more. Nothing can be decided before look 2, at 6 seeds."
     )
     assert "more seeds needed" in advice_of(folder).rows()[0]
+
+
+def test_runs_that_are_asked_for_already_are_no_more_seeds(tmp_path):
+    ends = {
+        "a2c": ["pending", "finished"],
+        "high": ["finished"] * 5,
+        "one": [*["pending"] * 3, "finished", "running", "failed", "pending"],
+    }
+    advice = advice_of(study(tmp_path, ends))
+    assert advice.lacks == {"a2c": Lack((0,), 3), "one": Lack((0, 1, 2, 4), 0)}
+    said = "look 1 takes 5 finished seeds of each: "
+    one = "seeds 0 to 2, 4 of one are still to come"
+    assert sorted(advice.sentence().partition(said)[2].partition(". ")[0].split("; ")) == [
+        "seed 0 of a2c is still to come, and 3 more",
+        one,
+    ]
+    (row,) = (row for row in advice.rows() if set(row[1:3]) == {"a2c", "high"})
+    assert sorted(row[4].split(", ")) == ["1", "5"]
+    assert sorted(row[5].split("; ")) == ["+0", "seed 0, +3"]
+
+
+def test_the_power_is_estimated_from_the_seeds_of_the_decision_and_not_from_few(tmp_path):
+    def resolving(name, values, design=None):
+        folder = tmp_path / name
+        with Store(folder / "study.sqlite", create=True) as store:
+            runs = [(run(label, k), value) for label, row in values.items() for k, value in enumerate(row)]
+            store.declare([spec for spec, _ in runs], "")
+            for spec, value in runs:
+                if value is not None:
+                    carry_out(store, spec, [0.0, value, value], "finished")
+        return advice_of(folder, design).resolving.get(frozenset("ab"))
+
+    first = {"a": [1.0, 3, 5, 7, 9], "b": [2.0, 4, 6, 8, 0]}
+    expected = seeds_to_resolve(15 / 25)
+    assert resolving("look", first) == expected
+    # Beyond the look, and behind a run that is missing, there are seeds that have decided nothing.
+    assert resolving("beyond", {"a": [*first["a"], 90.0, 91.0], "b": first["b"]}) == expected
+    assert resolving("behind", {"a": [*first["a"], None, 90.0], "b": [*first["b"], None, 9.0]}) == expected
+    assert resolving("three", {"a": [1.0, 3, 5, 7], "b": [2.0, 4, 0]}) == seeds_to_resolve(9 / 12)
+    assert resolving("two", {"a": [1.0, 3, 5, 7], "b": [2.0, 4]}) is None
+    assert resolving("held up", {"a": [1.0, 3, 5, 7], "b": [2.0, 4, None, 6]}) is None
+    assert resolving("small groups", {"a": [1.0, 3], "b": [2.0, 4]}, Design(5, 2)) is None
+
+
+def test_permutations_are_made_for_looks_alone(monkeypatch):
+    made, signs = [], sequential._signs
+    monkeypatch.setattr(sequential, "_signs", lambda *options: made.append(options) or signs(*options))
+    few = {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0], "c": [0.0]}
+    assert {decision.state for decision in settle(few, Design(5, 1000))} == {"open"}
+    assert made == []
+    settle({label: [float(n) for n in range(25)] for label in "ab"})
+    assert len(made) == 1
+
+
+# --- imported runs
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Five finished seeds of "high" and "one", and two imported ones of "old"."""
+    folder = study(tmp_path, {"high": ["finished"] * 5, "one": ["finished"] * 5})
+    with Store(folder / "study.sqlite") as store:
+        for number in range(2):
+            spec = replace(run("old (imported)", number), origin=f"digest {number}")
+            store.add_imported(spec, [evaluation(step, 50.0) for step in (0, 1000)], {})
+    return folder
+
+
+def test_no_seeds_are_asked_of_imported_runs(elsewhere, capsys):
+    left_out = "Left out, being imported, so that no seeds can be added: old (imported)."
+    settled = f"Settled: every pair is decided, by 5 seeds of each algorithm. {left_out}"
+    assert advice_of(elsewhere).sentence() == settled
+    write_report(elsewhere)
+    assert settled in (elsewhere / "report.html").read_text()
+    assert settled in (elsewhere / "report.md").read_text()
+    assert main(["study", "advise", str(elsewhere)]) == 0
+    assert left_out in " ".join(capsys.readouterr().out.split())
+
+
+def test_imported_runs_that_are_named_are_compared(elsewhere, capsys):
+    assert main(["study", "advise", str(elsewhere), "--algo", "one", "old (imported)"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "5 finished seeds of each: 3 more of old (imported). More seeds can only be imported: old (imported)." in text
+    )
+    assert "Left out" not in text
+    with Store(elsewhere / "study.sqlite") as store:
+        only = [summary for summary in summarise(store.records()) if summary.label == "old (imported)"]
+    sentence = advise(Comparison(only), "CartPole-v1").sentence()
+    assert sentence.startswith("There is no pair of algorithms with runs to compare. Left out, being imported")
 
 
 def test_a_settled_comparison_says_so(tmp_path):
@@ -281,7 +379,7 @@ def test_the_command_refuses_what_cannot_be(mixed, capsys):
 
 def test_page_and_markdown_say_whether_it_is_settled(mixed):
     write_report(mixed)
-    sentence = "1 of 3 pairs is open after look 1 of 5; look 2 takes 10 finished seeds of each: 4 more of two."
+    sentence = "open after look 1 of 5; look 2 takes 10 finished seeds of each: seed 7 of two is still to come."
     html, markdown = ((mixed / name).read_text() for name in ("report.html", "report.md"))
     assert sentence in html
     assert sentence in markdown

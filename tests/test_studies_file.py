@@ -82,6 +82,10 @@ n_timesteps: 100
     assert read(study_text(study), tmp_path).study.runs() == study.runs()
     with pytest.raises(SettingError, match=r"line 5.*'Pendulum-v0' is none of the environments of the study: Cart"):
         read(text.replace("    environments: [Pendulum-v1]", "    environments: [Pendulum-v0]"), tmp_path)
+    twice = text.replace("    environments: [Pendulum-v1]", "    environments:\n    - Pendulum-v1\n    - Pendulum-v1")
+    complaint = r"line 7, algorithms\[2\]\.environments\[1\]: 'Pendulum-v1' is in line 6 already"
+    with pytest.raises(SettingError, match=complaint):
+        read(twice, tmp_path)
 
 
 def test_a_file_is_read_as_it_says(tmp_path: Path) -> None:

@@ -298,6 +298,30 @@ def test_a_run_that_did_not_come_to_its_end_is_not_imported(tmp_path: Path, caps
     assert "1 runs imported" in shown.out
 
 
+def test_what_cannot_be_imported_does_not_hold_up_the_rest(tmp_path: Path, capsys) -> None:
+    good = [zoo_run(tmp_path / "logs", number, seed=number, returns=((1, 2), (3, number))) for number in (1, 2, 3)]
+    endless = zoo_run(tmp_path / "odd", 4, n_timesteps=float("inf"))
+    (tmp_path / "empty").mkdir()
+    garbled = zoo_run(tmp_path / "odd", 5)
+    (garbled / "evaluations.npz").unlink()
+    (garbled / "0.monitor.csv").write_bytes(b'#{"t_start": 1.0}\nr,l,t\n\xff,1,1\n')
+    unreadable = zoo_run(tmp_path / "odd", 6)
+    (unreadable / "Pendulum-v1/args.yml").unlink()
+    (unreadable / "Pendulum-v1/args.yml").mkdir()
+    bad = [tmp_path / "empty", tmp_path / "nowhere", garbled, unreadable]
+    logs = [bad[0], good[0], bad[1], good[1], good[1], bad[2], bad[3], endless, good[2]]
+    assert main(["study", "import", str(tmp_path / "study"), *map(str, logs)]) == 1
+    shown = capsys.readouterr()
+    assert "4 runs imported, 0 were there already." in shown.out
+    complaints = shown.err.splitlines()
+    assert len(complaints) == 4
+    for complaint, path in zip(complaints, bad, strict=True):
+        assert complaint.startswith("not imported: ")
+        assert str(path) in complaint
+    with Store(tmp_path / "study" / FILE_NAME) as store:
+        assert [record.spec.seeds.train for record in store.records()] == [1, 2, 3, 3]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -6,8 +6,9 @@ They become finished runs of a study, marked as imported and never carried out.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,32 @@ def read_run(path: Path, algo: str | None = None, env_id: str | None = None, lab
     return Imported(spec, tuple(evaluations), f"{path.resolve()} ({what})")
 
 
+def read_runs(
+    logs: Iterable[Path], algo: str | None = None, env_id: str | None = None, label: str | None = None
+) -> tuple[list[tuple[Path, Imported]], list[str]]:
+    """Every run in or below ``logs``, once, with its path; and what is wrong with those that cannot be read.
+
+    :param algo: as for :func:`read_run`, like ``env_id`` and ``label``
+    """
+    found: dict[Path, Imported] = {}
+    troubles: list[str] = []
+    for path in logs:
+        for run in _found(path, troubles):
+            try:
+                found[run] = read_run(run, algo, env_id, label)
+            except (OSError, ValueError) as error:
+                troubles.append(f"{error}" if str(run) in str(error) else f"{run}: {error}")
+    return list(found.items()), list(dict.fromkeys(troubles))
+
+
+def _found(path: Path, troubles: list[str]) -> list[Path]:
+    try:
+        return find_runs(path)
+    except OSError as error:
+        troubles.append(str(error))
+        return []
+
+
 def _spec(files: _Files, algo: str, env_id: str, label: str, evaluations: Sequence[Evaluation]) -> RunSpec:
     told = _budget(files)
     settings = {key: value for key, value in files.config.items() if key not in _NO_SETTINGS}
@@ -148,7 +175,7 @@ def _spec(files: _Files, algo: str, env_id: str, label: str, evaluations: Sequen
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, (int, float)) and value >= 0 and value == int(value) else None
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < math.inf and value == int(value) else None
 
 
 def _digest(files: Sequence[Path]) -> str:

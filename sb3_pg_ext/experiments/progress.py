@@ -40,7 +40,9 @@ class _Announcer:
         self._told = done
         self._steps_before = self._steps(rows)
         if done:
-            self.console.print(f"{len(done)} of {len(rows)} runs are in the store already.", highlight=False)
+            failed = sum(rows[key]["status"] == "failed" for key in done)
+            known = f"{len(done)} of {len(rows)} runs are in the store already"
+            self.console.print(f"{known}: {len(done) - failed} finished, {failed} failed.", highlight=False)
 
     def _line(self, run: RunSpec, row: Any) -> str:
         name = escape(run.name.ljust(self._width))

@@ -171,9 +171,13 @@ def _variant(part: Part) -> Variant:
 def _check_environments(algorithms: Part, env_ids: list[str]) -> None:
     for algorithm in (part for part in algorithms.items() if part.is_table):
         named = algorithm.table(_ALGORITHM, required=("key",)).get("environments")
+        lines: dict[str, int] = {}
         for env in named.items() if named else []:
             if env.text() not in env_ids:
                 raise env.error(f"{env.text()!r} is none of the environments of the study: {', '.join(env_ids)}")
+            if env.text() in lines:
+                raise env.error(f"{env.text()!r} is in line {lines[env.text()]} already: once is enough")
+            lines[env.text()] = env.line
 
 
 def _check(part: Part, variant: Variant) -> None:

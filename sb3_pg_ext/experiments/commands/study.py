@@ -57,7 +57,9 @@ def _add_advise(advise: argparse.ArgumentParser) -> None:
     advise.add_argument("--alpha", type=float, default=0.05, help="error over all pairs of an environment (0.05)")
     advise.add_argument("--groups", type=whole, default=5, metavar="K", help="the most looks that were planned (5)")
     advise.add_argument("--group-size", type=whole, default=5, metavar="N", help="seeds added before each look (5)")
-    advise.add_argument("--algo", nargs="+", metavar="LABEL", help="the algorithms that were to be compared (all)")
+    advise.add_argument(
+        "--algo", nargs="+", metavar="LABEL", help="the algorithms that were to be compared (all but imported)"
+    )
     advise.set_defaults(act=_advise)
 
 
@@ -112,7 +114,7 @@ def _advise(args: argparse.Namespace) -> int:
         comparison = Comparison(_named(summarise(store.records()), args.algo))
     terminal = console()
     for env_id in comparison.env_ids:
-        advice = advise(comparison, env_id, design)
+        advice = advise(comparison, env_id, design, imported=args.algo is not None)
         if rows := [tuple(map(escape, row)) for row in advice.rows()]:
             terminal.print(table(escape(env_id), HEADER, rows, right_from=3))
         terminal.print(f"{env_id}: {advice.sentence()}", markup=False)
@@ -143,17 +145,10 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from sb3_pg_ext.experiments.log_files import UnreadableRunError
-    from sb3_pg_ext.experiments.log_import import find_runs, read_run
+    from sb3_pg_ext.experiments.log_import import read_runs
     from sb3_pg_ext.experiments.store import FILE_NAME, Store
 
-    paths = list(dict.fromkeys(run for logs in args.logs for run in find_runs(logs)))
-    found, troubles = [], []
-    for path in paths:
-        try:
-            found.append((path, read_run(path, args.algo, args.env, args.name)))
-        except UnreadableRunError as error:
-            troubles.append(str(error))
+    found, troubles = read_runs(args.logs, args.algo, args.env, args.name)
     if found:
         with Store(args.folder / FILE_NAME, create=True) as store:
             kept = [_keep(path, imported, store) for path, imported in found]

@@ -3,36 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, takewhile
 
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
-from sb3_pg_ext.experiments.statistics import Decision, Design, missing_seeds, seeds_to_resolve, settle
+from sb3_pg_ext.experiments.results import Record
+from sb3_pg_ext.experiments.statistics import (
+    Decision,
+    Design,
+    probability_of_improvement,
+    seeds_to_resolve,
+    settle,
+)
 from sb3_pg_ext.experiments.summary import Summary, number
 
 HEADER = ("decision", "A", "B", "difference", "seeds of A, B", "next look needs", "80 % power")
 _NONE = "–"
-_MANY = 999
+_FEW, _MANY = 3, 999  # seeds of each: with fewer, a number of seeds is no estimate; beyond, it is no plan
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What an algorithm lacks for a look.
+
+    :param waiting: the seeds whose runs are asked for and not yet finished
+    :param more: how many seeds are needed besides
+    """
+
+    waiting: tuple[int, ...]
+    more: int
+
+    @property
+    def total(self) -> int:
+        return len(self.waiting) + self.more
+
+    def cell(self) -> str:
+        """``seed 0, +3``."""
+        parts = [_seeds(self.waiting)] if self.waiting else []
+        return ", ".join([*parts, f"+{self.more}"] if self.more or not parts else parts)
+
+    def sentence(self, label: str) -> str:
+        """``seed 0 of a2c is still to come, and 3 more``."""
+        if not self.waiting:
+            return f"{self.more} more of {label}"
+        verb = "is" if len(self.waiting) == 1 else "are"
+        besides = f", and {self.more} more" if self.more else ""
+        return f"{_seeds(self.waiting)} of {label} {verb} still to come{besides}"
 
 
 @dataclass(frozen=True)
 class Advice:
     """What the runs in one environment say of each pair, and what they need to say more.
 
-    :param scores: label -> final returns, in the order of the seeds, as far as no run is missing
+    :param runs: label -> runs that have not failed, in the order of their seeds
     :param decisions: of all pairs
     :param resolving: pair of labels -> about how many seeds of each would show a difference like the one that is seen
     :param failed: how many failed runs were passed over
     :param left_out: labels that have nothing but failed runs
+    :param imported: labels whose runs were made elsewhere, and which are left out for it
     """
 
     env_id: str
     design: Design
-    scores: dict[str, list[float]]
+    runs: Mapping[str, Sequence[Record]]
     decisions: Sequence[Decision]
-    resolving: dict[frozenset[str], float]
+    resolving: Mapping[frozenset[str], float]
     failed: int
     left_out: Sequence[str]
+    imported: Sequence[str]
+
+    @cached_property
+    def scores(self) -> dict[str, list[float]]:
+        """Label -> final returns, in the order of the seeds, as far as no run is missing."""
+        return {label: _in_order(runs) for label, runs in self.runs.items()}
 
     @property
     def open(self) -> list[Decision]:
@@ -43,11 +88,12 @@ class Advice:
         """How many looks there were."""
         return max((decision.looks for decision in self.decisions), default=0)
 
-    @property
-    def needed(self) -> dict[str, int]:
-        """Label -> how many seeds it lacks for the next look, those left out that lack none."""
-        pairs = [(decision.first, decision.second) for decision in self.open]
-        return missing_seeds(self.scores, pairs, (self.looks + 1) * self.design.size)
+    @cached_property
+    def lacks(self) -> dict[str, Lack]:
+        """Label -> what it lacks for the next look, those left out that lack nothing."""
+        labels = dict.fromkeys(label for decision in self.open for label in (decision.first, decision.second))
+        lacks = {label: _lack(self.runs[label], (self.looks + 1) * self.design.size) for label in labels}
+        return {label: lack for label, lack in lacks.items() if lack.total}
 
     def rows(self) -> list[tuple[str, ...]]:
         """Texts for the columns of :data:`HEADER`, open pairs first."""
@@ -56,12 +102,12 @@ class Advice:
 
     def _row(self, decision: Decision) -> tuple[str, ...]:
         labels = (decision.first, decision.second)
-        needs = ", ".join(f"+{self.needed.get(label, 0)}" for label in labels)
+        needs = "; ".join(self.lacks.get(label, Lack((), 0)).cell() for label in labels)
         return (
             self._decision(decision),
             *labels,
             _NONE if math.isnan(decision.difference) else number(decision.difference),
-            ", ".join(str(len(self.scores[label])) for label in labels),
+            ", ".join(str(sum(run.status == "finished" for run in self.runs[label])) for label in labels),
             needs if decision.state == "open" else _NONE,
             _NONE if decision.state == "different" else _about(self.resolving.get(frozenset(labels), math.inf)),
         )
@@ -84,7 +130,7 @@ class Advice:
         state = f"{len(self.open)} of {len(self.decisions)} pairs {verb} open after look {self.looks}"
         state = f"{state} of {self.design.groups}" if self.looks else "there are too few seeds for a look"
         takes = f"look {self.looks + 1} takes {(self.looks + 1) * self.design.size} finished seeds of each"
-        lacking = ", ".join(f"{n} more of {label}" for label, n in self.needed.items())
+        lacking = "; ".join(lack.sentence(label) for label, lack in self.lacks.items())
         return f"Not settled: {state}; {takes}: {lacking}."
 
     def _remarks(self) -> list[str]:
@@ -95,37 +141,68 @@ class Advice:
             found.append(f"{self.failed} failed {'run was' if self.failed == 1 else 'runs were'} passed over.")
         if self.left_out:
             found.append(f"Nothing but failures: {', '.join(self.left_out)}.")
+        if self.imported:
+            found.append(f"Left out, being imported, so that no seeds can be added: {', '.join(self.imported)}.")
+        if only_imported := [label for label in self.lacks if _is_imported(self.runs[label])]:
+            found.append(f"More seeds can only be imported: {', '.join(only_imported)}.")
         return found
 
 
-def advise(comparison: Comparison, env_id: str, design: Design | None = None) -> Advice:
+def advise(comparison: Comparison, env_id: str, design: Design | None = None, imported: bool = False) -> Advice:
     """What the finished runs in ``env_id`` have decided.
 
     Runs count in the order of their seeds. A failed one is passed over; one that is still to come holds up those after
     it, so that what was in a group once stays in it.
+
+    :param imported: whether runs that were made elsewhere are compared too, although no seeds can be added to them
     """
     design = design or Design()
-    summaries = comparison.within(env_id)
+    everything = comparison.within(env_id)
+    elsewhere = [] if imported else [s.label for s in everything if _is_imported(s.records)]
+    summaries = [summary for summary in everything if summary.label not in elsewhere]
     hopeless = [s.label for s in summaries if len(s.failed) == len(s.records)]
-    scores = {s.label: _in_order(s) for s in summaries if s.label not in hopeless}
-    pairs = comparison.pairs[env_id]
-    n_pairs = math.comb(len(scores), 2)
-    resolving = {
-        frozenset((pair.first, pair.second)): seeds_to_resolve(pair.improvement.point, n_pairs, design.alpha)
-        for pair in pairs
-    }
+    runs = {s.label: _not_failed(s) for s in summaries if s.label not in hopeless}
+    scores = {label: _in_order(records) for label, records in runs.items()}
+    decisions = settle(scores, design)
     failed = sum(len(summary.failed) for summary in summaries)
-    return Advice(env_id, design, scores, settle(scores, design), resolving, failed, hopeless)
+    return Advice(env_id, design, runs, decisions, _resolving(scores, decisions, design), failed, hopeless, elsewhere)
 
 
-def _in_order(summary: Summary) -> list[float]:
-    scores = []
-    for record in summary.records:
-        if record.status == "finished":
-            scores.append(record.final_return)
-        elif record.status != "failed":
-            break
-    return scores
+def _is_imported(records: Iterable[Record]) -> bool:
+    return all(record.spec.origin is not None for record in records)
+
+
+def _not_failed(summary: Summary) -> list[Record]:
+    return [record for record in summary.records if record.status != "failed"]
+
+
+def _in_order(runs: Iterable[Record]) -> list[float]:
+    return [record.final_return for record in takewhile(lambda record: record.status == "finished", runs)]
+
+
+def _lack(runs: Sequence[Record], needed: int) -> Lack:
+    waiting = (record.spec.replicate for record in runs[:needed] if record.status != "finished")
+    return Lack(tuple(waiting), max(needed - len(runs), 0))
+
+
+def _resolving(
+    scores: Mapping[str, Sequence[float]], decisions: Iterable[Decision], design: Design
+) -> dict[frozenset[str], float]:
+    """From the seeds of the decision, before the first look from those that there are for it."""
+    found, n_pairs = {}, math.comb(len(scores), 2)
+    for pair in decisions:
+        a, b = (scores[label][: max(pair.looks, 1) * design.size] for label in (pair.first, pair.second))
+        if min(len(a), len(b)) >= _FEW:
+            improvement = probability_of_improvement([a], [b], resamples=1).point  # its interval is not looked at
+            found[frozenset((pair.first, pair.second))] = seeds_to_resolve(improvement, n_pairs, design.alpha)
+    return found
+
+
+def _seeds(numbers: Sequence[int]) -> str:
+    """``seeds 0 to 4, 7``."""
+    rows = [[n for _, n in row] for _, row in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    parts = [f"{row[0]} to {row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows]
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(parts)}"
 
 
 def _about(n_seeds: float) -> str:
@@ -145,6 +222,6 @@ def explanation(design: Design) -> str:
 
 POWER = (
     "80 % power: the seeds of each algorithm with which four of five studies would find a difference of the size seen, "
-    "at one look (Noether 1987); an estimate from the runs that there are, and too low where the difference is large "
-    "by luck."
+    "at one look (Noether 1987); an estimate from the seeds of the last look, before the first from those that there "
+    f"are, with {_FEW} of each at least, and too low where the difference is large by luck."
 )

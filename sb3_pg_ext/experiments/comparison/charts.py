@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from sb3_pg_ext.experiments import figure
 from sb3_pg_ext.experiments.comparison import drawing
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
+from sb3_pg_ext.experiments.comparison.facts import left_out
 from sb3_pg_ext.experiments.figure import INK, Panel, new_figure, save
 from sb3_pg_ext.experiments.statistics import AGGREGATES
 from sb3_pg_ext.experiments.summary import number
@@ -95,6 +96,11 @@ def _crowd(comparison: Comparison) -> str:
     return f" The {drawing.OUTSTANDING} best of each picture have colours, the others are grey."
 
 
+def _without(comparison: Comparison, shown: Container[str]) -> str:
+    """What is added to the caption of a figure that does not show all algorithms."""
+    return f" {sentence}" if (sentence := left_out(comparison, shown)) else ""
+
+
 def _clock(comparison: Comparison) -> Chart:
     return Chart(
         "wall_clock",
@@ -132,7 +138,7 @@ def _aggregates(comparison: Comparison) -> Chart:
         "aggregates",
         "Aggregates with their intervals",
         "Of normalised final returns over all environments; bar: 95 % stratified bootstrap interval. The smaller the "
-        "optimality gap, the better.",
+        "optimality gap, the better." + _without(comparison, comparison.aggregates),
         [panel(name) for name in AGGREGATES],
         size=(2.65, 1.0 + 0.36 * len(comparison.aggregates)),
     )
@@ -144,7 +150,9 @@ def _efficiency(comparison: Comparison) -> Chart:
         "sample_efficiency",
         "Sample efficiency over all environments",
         "Interquartile mean of the normalised return of all runs in all environments after a share of the budget; "
-        "band: 95 % stratified bootstrap interval, point by point." + _crowd(comparison),
+        "band: 95 % stratified bootstrap interval, point by point."
+        + _without(comparison, comparison.efficiency)
+        + _crowd(comparison),
         [Panel("All environments", f"Normalised return over training. At the end: {ends}.",
                partial(drawing.draw_efficiency, comparison=comparison))],
         size=_size(1),
@@ -186,7 +194,8 @@ def _improvement(comparison: Comparison) -> Chart:
         "probability_of_improvement",
         "Probability of improvement",
         f"How probably a run of the row is better than one of the column, in {where}, with its 95 % stratified "
-        "bootstrap interval. One half: no difference; blue: the row is better; red: the column.",
+        "bootstrap interval. One half: no difference; blue: the row is better; red: the column."
+        + _without(comparison, comparison.complete),
         [Panel("P(row > column)", alt, partial(drawing.draw_improvement, comparison=comparison))],
         size=(1.9 + 0.85 * min(n, 9), 1.2 + 0.55 * n),
     )

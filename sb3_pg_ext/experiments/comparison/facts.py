@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
+from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.results import Record
 from sb3_pg_ext.experiments.statistics import RESAMPLES
 from sb3_pg_ext.experiments.summary import Summary
@@ -23,6 +24,13 @@ def state_line(records: Sequence[Record]) -> str:
     absent = [f"{failed} failed"] if failed else []
     absent += [f"{missing} missing, so the numbers are provisional"] if missing else []
     return f"**{finished} of {len(records)} runs are finished; {'; '.join(absent)}.**"
+
+
+def left_out(comparison: Comparison, shown: Container[str]) -> str:
+    """The sentence that names the algorithms that are not shown, if there are any; all of them have no other reason."""
+    names = ", ".join(label for label in comparison.labels if label not in shown)
+    where = " in some environment" if comparison.several else ""
+    return f"Left out, for want of a finished run{where}: {names}." if names else ""
 
 
 def explanation(records: Sequence[Record]) -> list[tuple[str, str]]:

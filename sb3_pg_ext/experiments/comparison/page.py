@@ -14,6 +14,7 @@ from sb3_pg_ext.experiments.comparison.drawing import colour_of, dashes_of
 from sb3_pg_ext.experiments.comparison.facts import (
     SETTINGS_HEADER,
     explanation,
+    left_out,
     provenance_rows,
     settings_rows,
     state_line,
@@ -222,7 +223,7 @@ def _aggregates(comparison: Comparison) -> dict[str, Any] | None:
         "references": [
             (e, number(comparison.references[e].low), number(comparison.references[e].high)) for e in comparison.env_ids
         ],
-        "left_out": [label for label in comparison.labels if label not in comparison.complete],
+        "left_out": left_out(comparison, comparison.complete),
     }
 
 

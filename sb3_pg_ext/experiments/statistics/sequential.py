@@ -99,11 +99,9 @@ def settle(
         T_k(sigma) = | sum_{i<=k} (sum_{j<=n} z_i,sigma(j) - sum_{j>n} z_i,sigma(j)) | / S_k
         S_k^2      = sum_{i<=k} sum_j (z_ij - mean z_i)^2
 
-    Of a set of pairs, the largest T_k is compared with the smallest bound that is exceeded by no more than
-    ``alpha k / K`` of the permutations, those included that exceeded a bound at an earlier look. If it is higher, its
-    pair is different, and the rest are a smaller set with lower bounds. S_k is the same for all permutations, so that
-    two algorithms have the test of AdaStop itself; with more, it keeps pairs of large spread from raising the bounds of
-    all others. The permutations are the same for all pairs.
+    The bound of a set of pairs is the smallest that is exceeded by no more than ``alpha k / K`` of the permutations,
+    those included that exceeded one at an earlier look. S_k is the same for all permutations: two algorithms have the
+    test of AdaStop itself, and pairs of large spread do not raise the bounds of all others.
 
     A look takes place when all algorithms of undecided pairs have their seeds for it. Two algorithms whose scores have
     the same distribution are called different with probability alpha at most, exactly; for several pairs it is so as
@@ -125,9 +123,10 @@ def settle(
     used = {label: np.asarray(values, dtype=np.float64)[: design.seeds] for label, values in scores.items()}
     decided: dict[tuple[str, str], tuple[State, int]] = {}
     open_pairs, looks = list(combinations(used, 2)), 0
-    signs = _signs(design, permutations, seed) if open_pairs else np.empty(0)
+    signs: Array | None = None
     while open_pairs and looks < design.groups and not missing_seeds(used, open_pairs, (looks + 1) * design.size):
         looks += 1
+        signs = _signs(design, permutations, seed) if signs is None else signs
         statistics = _statistics(used, open_pairs, signs[:looks])
         for pair in _exceeding(statistics, design):
             decided[pair] = ("different", looks)
