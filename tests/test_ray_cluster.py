@@ -26,7 +26,7 @@ from sb3_pg_ext.experiments.results import Evaluation, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.store import LostRunError, Store
 from sb3_pg_ext.experiments.study_file import read_study
-from sb3_pg_ext.experiments.worker import do_run
+from sb3_pg_ext.experiments.worker import do_run, file_stem
 
 STUDY = """
 algorithms: [a2c, "mine=ppo:n_steps=64,n_epochs=2"]
@@ -132,6 +132,8 @@ def test_what_an_attempt_writes_is_taken_until_the_next_one_begins(study: Path, 
     assert keeper.claim("first", run.key) == run
     assert keeper.claim("second", run.key) is None, "it is under way"
     keeper.add_evaluation("first", run.key, "training", evaluation)
+    left = tmp_path / "logs" / f"{file_stem(run)}.log"
+    keeper.keep_file("first", run.key, f"logs/{left.name}", b"left")
     keeper.store.give_back(run.key, me)
     assert rows(tmp_path, "status, deaths").count(("pending", 0)) == 4
     assert keeper.claim("second", run.key) == run
@@ -143,6 +145,7 @@ def test_what_an_attempt_writes_is_taken_until_the_next_one_begins(study: Path, 
         with pytest.raises(LostRunError, match="another attempt"):
             late()
     assert not (tmp_path / "models").exists()
+    assert not left.exists(), "the log of the attempt before"
     keeper.add_evaluation("second", run.key, "training", evaluation)
     keeper.keep_file("second", run.key, "models/new.zip", b"new")
     keeper.finish("second", run.key, Outcome(1, 1.0, 1.0, 1.0), {})

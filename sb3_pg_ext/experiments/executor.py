@@ -141,4 +141,7 @@ def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_cont
         from multiprocessing import forkserver
 
         workers.set_forkserver_preload([*preload, _LATE])
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"  # a file in the current folder is not to stand in for what is preloaded
         forkserver.ensure_running()
+        os.environ.pop("PYTHONSAFEPATH") if before is None else os.environ.update(PYTHONSAFEPATH=before)

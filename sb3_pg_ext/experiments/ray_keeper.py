@@ -14,8 +14,8 @@ from sb3_pg_ext.experiments.provenance import versions
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
 from sb3_pg_ext.experiments.run_spec import RunSpec
 from sb3_pg_ext.experiments.store import LostRunError, Store
-from sb3_pg_ext.experiments.tracking import Tracking
-from sb3_pg_ext.experiments.worker import do_run
+from sb3_pg_ext.experiments.tracking import Tracking, stale_files
+from sb3_pg_ext.experiments.worker import do_run, file_stem
 
 
 class Keeper:
@@ -36,6 +36,8 @@ class Keeper:
         spec = self.store.claim(key, self.owner)
         if spec is not None:
             self._attempts[key] = attempt
+            for path in stale_files(self.store.path.parent, file_stem(spec)):
+                path.unlink()
         return spec
 
     def beat(self, attempt: str, key: str, step: int, train_seconds: float) -> None:
