@@ -1147,6 +1147,29 @@ def test_values_are_judged_beside_those_in_the_file():
         es.load(io.BytesIO(odd), sampling="antithetic")
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_values_are_judged_beside_the_number_of_environments(ppo_bytes, trusted):
+    def load(**kwargs):
+        return load_model(sb3.PPO, io.BytesIO(ppo_bytes), trusted=trusted, **kwargs)
+
+    for refused in (0, 1):  # by the constructor, if it has an environment
+        with pytest.raises(AssertionError, match=rf"Currently n_steps={refused} and n_envs=1"):
+            load(n_steps=refused)
+        with pytest.raises(AssertionError, match=rf"Currently n_steps={refused} and n_envs=1"):
+            load(n_steps=refused, env=Toy(ACTION))
+    assert load(n_steps=1, normalize_advantage=False).n_steps == 1
+    assert load(n_steps=1, env=DummyVecEnv([lambda: Toy(ACTION)] * 2)).rollout_buffer.n_envs == 2
+
+
+def test_environments_by_the_billion_in_a_file_cost_nothing(ppo_bytes):
+    with zipfile.ZipFile(io.BytesIO(ppo_bytes)) as archive:
+        fields = json.loads(archive.read("data"))
+    fields["n_envs"] = 10**10
+    content = with_members(ppo_bytes, data=json.dumps(fields).encode())
+    with pytest.raises(AssertionError, match="batch_size"):
+        load_model(sb3.PPO, io.BytesIO(content), batch_size=1)
+
+
 def test_a_file_with_a_value_that_is_not_taken_any_more_can_still_be_changed():
     reinforce = registry.get("reinforce").cls
     model = reinforce("MlpPolicy", Toy(ACTION), policy_kwargs=dict(NET), device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import pickle
@@ -32,8 +33,9 @@ from sb3_pg_ext.experiments.seeds import seeds_of
 from sb3_pg_ext.experiments.settings import resolve
 from sb3_pg_ext.experiments.trackers import MlflowTracker, TensorboardTracker, Tracker, WandbTracker
 from sb3_pg_ext.experiments.trackers.description import Description, describe_model, describe_run
+from sb3_pg_ext.experiments.trackers.tracker import require
 from sb3_pg_ext.experiments.trackers.values import number, pixels
-from sb3_pg_ext.experiments.tracking import Tracking, tracked
+from sb3_pg_ext.experiments.tracking import Tracking, add_tracking, stale_files, tracked, with_commas
 from sb3_pg_ext.experiments.variants import read_variant
 
 
@@ -712,6 +714,26 @@ def test_what_a_killed_worker_has_left_is_cleared(mlflow: FakeMlflow, tmp_path: 
     assert not left & now
 
 
+def test_the_files_of_earlier_attempts_are_found(tmp_path: Path) -> None:
+    assert stale_files(tmp_path, "run_seed0_ab") == []
+    names = ["tensorboard/{}/events.out.tfevents.1.host.2.0", "tensorboard/{}/events.out.tfevents.3.host.4.0"]
+    names += ["logs/{}.log"]
+    for name in (*names, "tensorboard/{}/notes.txt", "models/{}.zip"):
+        for stem in ("run_seed0_ab", "run_seed0_abc"):
+            path = tmp_path / name.format(stem)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert stale_files(tmp_path, "run_seed0_ab") == [tmp_path / name.format("run_seed0_ab") for name in names]
+
+
+def test_the_log_of_the_attempt_that_has_begun_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "stem.log"
+    log.parent.mkdir()
+    log.write_text("a warning")
+    with tracked(Tracking.prepared(["tensorboard"], "p", tmp_path), spec_of(), tmp_path, "stem", ""):
+        assert log in stale_files(tmp_path, "stem")
+
+
 def test_a_tracker_that_cannot_be_opened_is_left_out(wandb: FakeWandb, tmp_path: Path) -> None:
     tracking = Tracking.prepared(["wandb", "tensorboard"], "p", tmp_path)
 
@@ -745,6 +767,46 @@ def test_a_missing_package_is_an_error_with_the_way_out(
     monkeypatch.setitem(sys.modules, extra, None)
     with pytest.raises(ImportError, match=rf'pip install "sb3_pg_ext\[{extra}\]"'):
         cls()
+
+
+def test_a_folder_of_the_name_of_a_package_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_tracker").mkdir()  # as wandb makes one for its files
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=rf'pip install "sb3_pg_ext\[a_tracker\]" .*{tmp_path}'):
+        require("a_tracker")
+
+
+def tracked_with(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study", nargs="?")
+    add_tracking(parser.add_argument)
+    return parser.parse_args(with_commas(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--track tensorboard,wandb",
+        "--track tensorboard --track wandb",
+        "--track tensorboard wandb",
+        "--track=tensorboard wandb",
+        "--track tensorboard, wandb",
+    ],
+)
+def test_trackers_are_listed_in_several_ways_and_leave_the_file_alone(words: str) -> None:
+    for line in (f"{words} st.yml", f"st.yml {words}", f"{words} --track-project mine st.yml"):
+        found = tracked_with(*line.split())
+        assert (found.track, found.study) == (["tensorboard", "wandb"], "st.yml")
+    assert tracked_with("wandb", "--track", "mlflow").study == "wandb"
+    assert tracked_with().track == []
+
+
+@pytest.mark.parametrize("word", ["st.yml", "tensorboard,st.yml", ""])
+def test_what_is_no_tracker_is_told_which_there_are(word: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tracked_with("--track", word)
+    complaint = f"--track: {word!r} is no tracker; there are tensorboard, wandb, mlflow; several as tensorboard,wandb"
+    assert complaint in capsys.readouterr().err
 
 
 COMPARE = ["compare", "--algo", "a2c", "--env", "CartPole-v1", "-n", "200", "--seeds", "1", "--eval-episodes", "2"]

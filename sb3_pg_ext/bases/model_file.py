@@ -153,7 +153,7 @@ def load_model(
             check_tensors(file, source)
         if kwargs and document:
             stored = json_to_data(json.dumps(document), custom_objects) if trusted else fields
-            check_values(cls, kwargs, stored or {})
+            check_values(cls, kwargs, stored or {}, None if env is None else getattr(env, "num_envs", 1))
         return load(cls, file, env, device, fields, print_system_info, force_reset, **kwargs)
 
 

@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_pg_ext
 from sb3_pg_ext.bases.model_archive import ModelFileError, ModelPath, opened, read_documents, source_of
@@ -20,6 +22,7 @@ _LOAD_ANY = "sb3_pg_ext.load(path) finds the class of any model"
 _NOT_STORED = {"self", "policy", "env", "device", "stats_window_size", "_init_setup_model"}
 #: Arguments that say where a model runs and what it tells, and nothing of what it learns.
 _AROUND = {"self", "policy", "env", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+_MOST_COPIES = 10_000  # of an environment that a file is believed to have been trained in
 
 
 def identity_of(cls: type) -> dict[str, Any]:
@@ -88,10 +91,13 @@ def check_replacements(cls: type[BaseAlgorithm], replacements: Mapping[str, Any]
     check_flags(cls, replacements)
 
 
-def check_values(cls: type[BaseAlgorithm], replacements: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+def check_values(
+    cls: type[BaseAlgorithm], replacements: Mapping[str, Any], stored: Mapping[str, Any], n_envs: int | None = None
+) -> None:
     """What ``load(..., name=value)`` sets must be what the constructor takes together with the arguments in the file.
 
     :param stored: the attributes in the file
+    :param n_envs: of the environment that comes in place of the one in training
     :raises ValueError: the constructor refuses it; so with any other exception of the constructor
     """
     names = constructor_parameters(cls)[0].keys() - _AROUND
@@ -99,23 +105,37 @@ def check_values(cls: type[BaseAlgorithm], replacements: Mapping[str, Any], stor
     kept = {name: stored[name] for name in names & stored.keys()}
     if not replaced or "policy_class" not in stored:
         return
-    try:
-        _construct(cls, stored["policy_class"], {**kept, **replaced})
-    except Exception:
-        if _is_taken(cls, stored["policy_class"], kept):
-            raise
-        # The file holds what no constructor takes any more: then nothing is known of what would replace a part of it.
+    for env in (None, _stand_in(stored, n_envs)):  # some look at a part of the arguments only if there is one
+        try:
+            _construct(cls, stored["policy_class"], env, {**kept, **replaced})
+        except Exception:
+            if _is_taken(cls, stored["policy_class"], env, kept):
+                raise
+            # The file holds what no constructor takes any more: nothing is known of what would replace a part of it.
 
 
-def _is_taken(cls: type[BaseAlgorithm], policy: Any, arguments: Mapping[str, Any]) -> bool:
+def _stand_in(stored: Mapping[str, Any], n_envs: int | None) -> DummyVecEnv | None:
+    """An environment for constructors to look at, which cannot be stepped."""
+
+    def one() -> gym.Env:
+        env: gym.Env = gym.Env()
+        env.observation_space, env.action_space = stored["observation_space"], stored["action_space"]
+        return env
+
+    copies = stored.get("n_envs", 1) if n_envs is None else n_envs
+    known = {"observation_space", "action_space"} <= stored.keys() and copies in range(1, _MOST_COPIES + 1)
+    return DummyVecEnv([one] * copies) if known else None
+
+
+def _is_taken(cls: type[BaseAlgorithm], policy: Any, env: DummyVecEnv | None, arguments: Mapping[str, Any]) -> bool:
     try:
-        _construct(cls, policy, arguments)
+        _construct(cls, policy, env, arguments)
     except Exception:
         return False
     return True
 
 
-def _construct(cls: type[BaseAlgorithm], policy: Any, arguments: Mapping[str, Any]) -> None:
+def _construct(cls: type[BaseAlgorithm], policy: Any, env: DummyVecEnv | None, arguments: Mapping[str, Any]) -> None:
     """As a model is constructed that will get its parameters from a file.
 
     Dicts are copied: some constructors write into them.
@@ -123,7 +143,7 @@ def _construct(cls: type[BaseAlgorithm], policy: Any, arguments: Mapping[str, An
     own: dict[str, Any] = {name: dict(value) if type(value) is dict else value for name, value in arguments.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the replay buffer, for one, which was chosen when the model was set up
-        cls(policy=policy, env=None, _init_setup_model=False, **own)  # type: ignore[call-arg]
+        cls(policy=policy, env=env, _init_setup_model=False, **own)  # type: ignore[call-arg]
 
 
 def identify(path: ModelPath, keys: Collection[str], specs: Callable[[], Mapping[str, AlgorithmSpec]]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import sb3_pg_ext
+from sb3_pg_ext.experiments.tracking import with_commas
 
 COMMANDS = {
     "compare": "compare algorithms over environments and seeds; restartable",
@@ -39,14 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: exit status: 0 all went well, 1 a run failed, 2 the command is wrong, 130 stopped by Ctrl-C
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(with_commas(argv))
     try:
+        _look_here_too()
         return args.run(args)
     except KeyboardInterrupt:
         return 130
     except _expected_errors() as error:
         print(f"sb3-pg {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _look_here_too() -> None:
+    """Modules of the current folder can be imported, by workers too, which take over the search path.
+
+    They come after all that is installed, so that none of it is hidden by a file of the same name.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _parser() -> argparse.ArgumentParser:

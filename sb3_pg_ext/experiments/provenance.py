@@ -46,7 +46,22 @@ def command() -> str:
     import shlex
 
     program, *arguments = sys.argv
-    return shlex.join([Path(program).name, *arguments])
+    return shlex.join([*_program(program), *arguments])
+
+
+def _program(called: str) -> list[str]:
+    """What is typed to call it: the name of a script that is installed, or that of a module of this package.
+
+    :param called: what ``sys.argv`` begins with
+    """
+    name, *words = called.split(" ")
+    if name == f"{sb3_pg_ext.__name__}.zoo":  # it names itself so, with its command
+        return ["python", "-m", name, *words]
+    path, package = Path(called).resolve(), Path(sb3_pg_ext.__file__).resolve().parent
+    if path.suffix != ".py" or not path.is_relative_to(package):
+        return [Path(called).name]
+    module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__main__")
+    return ["sb3-pg"] if module == "sb3_pg_ext.experiments.cli" else ["python", "-m", module]
 
 
 @cache

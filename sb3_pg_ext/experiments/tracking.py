@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import warnings
@@ -23,8 +24,30 @@ _FEW_RETRIES = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # training waits meanwh
 
 def add_tracking(add: Callable[..., Any]) -> None:
     """The options of a command."""
-    add("--track", nargs="+", choices=NAMES, default=[], metavar="TRACKER", help=f"also log to: {', '.join(NAMES)}")
+    track_help = f"also log to: {', '.join(NAMES)}; several with commas, or the option several times"
+    add("--track", type=_names, action="extend", default=[], metavar="TRACKER[,...]", help=track_help)
     add("--track-project", metavar="NAME", default=PROJECT, help=f"project of W&B, experiment of MLflow ({PROJECT})")
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or not set(names) <= set(NAMES):
+        allowed = f"{', '.join(NAMES)}; several as {','.join(NAMES[:2])}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no tracker; there are {allowed}")
+    return names
+
+
+def with_commas(argv: Sequence[str]) -> list[str]:
+    """``--track a b`` as ``--track a,b``; so the list ends where the names do, and not with a file that follows."""
+    words: list[str] = []
+    listing = False
+    for word in argv:
+        if listing and word in NAMES:
+            words[-1] += f",{word}"
+        else:
+            listing = words[-1:] == ["--track"] or word.startswith("--track=")
+            words.append(word)
+    return words
 
 
 @dataclass(frozen=True)
@@ -114,12 +137,11 @@ def tracked(tracking: Tracking | None, spec: RunSpec, folder: Path, stem: str, c
     :param stem: of file names
     :param command: that was typed
     """
+    if tracking is None:
+        yield []
+        return
     with ExitStack() as stack:
-        yield (
-            []
-            if tracking is None
-            else [stack.enter_context(tracker) for tracker in _begun(tracking, spec, folder, stem, command)]
-        )
+        yield [stack.enter_context(tracker) for tracker in _begun(tracking, spec, folder, stem, command)]
 
 
 def _begun(tracking: Tracking, spec: RunSpec, folder: Path, stem: str, command: str) -> Iterator[Tracker]:
@@ -136,10 +158,24 @@ def _begun(tracking: Tracking, spec: RunSpec, folder: Path, stem: str, command: 
             yield tracker
 
 
+def stale_files(folder: Path, stem: str) -> list[Path]:
+    """What earlier attempts of a run have left that no later one writes over: event files, and a log.
+
+    :param folder: of the study
+    :param stem: of the run's file names
+    """
+    paths = [*_event_files(folder, stem), folder / "logs" / f"{stem}.log"]
+    return [path for path in paths if path.is_file()]
+
+
+def _event_files(folder: Path, stem: str) -> list[Path]:
+    return sorted((folder / "tensorboard" / stem).glob("events.out.tfevents.*"))
+
+
 def _tensorboard(tracking: Tracking, run: Any, folder: Path, stem: str) -> Tracker:
     from sb3_pg_ext.experiments.trackers import TensorboardTracker
 
-    for left in (folder / "tensorboard" / stem).glob("events.out.tfevents.*"):  # of a worker that was killed
+    for left in _event_files(folder, stem):  # the log is this attempt's already
         left.unlink()
     return TensorboardTracker(folder / "tensorboard", name=stem)
 

@@ -194,7 +194,10 @@ def require(package: str) -> Any:
     :raises ImportError: it is not installed; the message says how to install it
     """
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
+        if module.__spec__ is not None and module.__spec__.origin is None:
+            raise ImportError(f"what is found is only a folder of that name, {next(iter(module.__path__))}")
+        return module
     except ImportError as error:
         what = package if package == "tensorboard" else f'"sb3_pg_ext[{package}]"'
         raise ImportError(f"{package} is needed to track with it: pip install {what} ({error})") from None

@@ -18,7 +18,7 @@ from sb3_pg_ext.experiments.trackers.values import finite_entries, number, pixel
 STEP = "global_step"  # the x axis, under the name that Stable-Baselines3's users know
 _EXIT_CODES: dict[Status, int] = {"finished": 0, "failed": 1, "killed": 130}
 _LONGEST_TAG = 64
-_NO_LABELS = ("key", "folder")
+_NO_LABELS = {"key", "folder"}
 
 
 class WandbTracker(Tracker):
@@ -88,10 +88,9 @@ def check_login(wandb: Any) -> None:
 
 def _labels(tags: Mapping[str, str]) -> list[str]:
     """Tags that one may want to tick: short, and the seed with a word before it."""
-    named = {
-        name: f"seed {text}" if name == "seed" else text for name, text in tags.items() if name not in ("key", "folder")
-    }
-    return list(dict.fromkeys(text[:_LONGEST_TAG] for text in named.values() if text))
+    named = {name: text for name, text in tags.items() if text and name not in _NO_LABELS}
+    texts = (f"seed {text}" if name == "seed" else text for name, text in named.items())
+    return list(dict.fromkeys(text[:_LONGEST_TAG] for text in texts))
 
 
 class _Run:
