@@ -14,6 +14,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 source_suffix = {".md": "markdown"}
+exclude_patterns = ["reference/report.md"]  # the same as report.html
 highlight_language = "text"
 html_theme = "furo"
 html_static_path = ["_static"]

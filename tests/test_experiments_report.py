@@ -468,6 +468,7 @@ def test_of_many_lines_the_best_stand_out_with_their_names(tmp_path: Path) -> No
         assert [text.get_text() for text in panel.texts] == best, "the lowest first"
         assert {line.get_label() for line in panel.get_lines() if line.get_color() in COLOURS} >= set(best)
         assert sum(line.get_color() == FAINT for line in panel.get_lines()) == len(labels) - len(best)
+        assert len(panel.get_lines()) == len(labels), "no single seeds"
         assert (np.diff([text.xy[1] for text in panel.texts]) > 0.06).all(), "they do not touch"
 
 

@@ -230,9 +230,10 @@ def test_what_is_no_part_of_the_study_any_more_is_shown_only_if_it_was_begun(sto
 
 def test_other_settings_under_the_same_label_replace_the_runs_that_are_shown(store: Store) -> None:
     store.declare([run(0), run(1), run(0, label="a2c", gamma=0.5)])
+    store.claim(run(0).key, ME)
     store.declare([run(0, gamma=0.9)])
     assert [(r.spec.label, r.spec.hyperparameters["gamma"]) for r in store.records()] == [("a2c", 0.5), ("ppo", 0.9)]
-    assert store.count_hidden() == 2
+    assert store.count_hidden() == 1, "the other was never begun"
     store.declare([run(2)])
     assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [
         ("ppo", 0),

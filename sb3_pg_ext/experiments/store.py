@@ -325,8 +325,8 @@ class Store:
         return [row["command"] for row in rows if row["command"]]
 
     def count_hidden(self) -> int:
-        """Number of runs that others with the same label have replaced."""
-        return self._database.execute("SELECT COUNT(*) FROM runs WHERE NOT shown").fetchone()[0]
+        """Number of runs that were begun, and that others with the same label have replaced."""
+        return self._database.execute("SELECT COUNT(*) FROM runs WHERE NOT shown AND status != 'pending'").fetchone()[0]
 
 
 def _evaluation(row: sqlite3.Row) -> Evaluation:

@@ -20,6 +20,7 @@ from sb3_pg_ext.experiments.summary import number
 _WIDTH = 11.0  # of panels side by side in a file, before they are scaled, in inches
 _FILE_SCALE = 1.25
 _REM_PER_INCH = 6.0  # so that the text of a picture is nearly as large as the captions
+_KEY_OF_MANY = "bold: interquartile mean over seeds · band: 95 % bootstrap interval"
 _KEY = "bold: interquartile mean over seeds · band: 95 % bootstrap interval · thin: single seeds (dotted: unfinished)"
 
 
@@ -81,17 +82,17 @@ def _curves(comparison: Comparison) -> Chart:
     return Chart(
         "learning_curves",
         "Learning curves",
-        "Bold: interquartile mean over seeds; band: its 95 % bootstrap interval, point by point; thin: single seeds, "
-        "dotted if unfinished or failed." + _crowd(comparison),
+        "Bold: interquartile mean over seeds; band: its 95 % bootstrap interval, point by point."
+        + (_crowd(comparison) or " Thin: single seeds, dotted if unfinished or failed."),
         _by_environment(comparison, "mean return over environment steps.", drawing.draw_curves),
         _size(len(comparison.env_ids)),
-        key=_KEY,
+        key=_KEY_OF_MANY if drawing.crowded(comparison) else _KEY,
     )
 
 
 def _crowd(comparison: Comparison) -> str:
     """What is added to the caption of lines that are too many to be told apart."""
-    if len(comparison.labels) <= drawing.MANY:
+    if not drawing.crowded(comparison):
         return ""
     return f" The {drawing.OUTSTANDING} best of each picture have colours, the others are grey."
 

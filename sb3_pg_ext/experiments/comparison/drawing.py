@@ -22,6 +22,11 @@ _NAME_HEIGHT = 0.07  # of the height of a panel
 _LONGEST = 26  # characters of a label that are shown beside rows
 
 
+def crowded(comparison: Comparison) -> bool:
+    """Whether there are too many lines to be told apart."""
+    return len(comparison.labels) > MANY
+
+
 def colour_of(comparison: Comparison, label: str) -> str:
     """The colour of an algorithm in all figures."""
     return COLOURS[comparison.labels.index(label) % len(COLOURS)]
@@ -47,19 +52,18 @@ def _draw_band(panel: Any, comparison: Comparison, label: str, band: Band, **how
 
 def _draw_lines(panel: Any, comparison: Comparison, bands: Mapping[str, Band], **how: Any) -> None:
     """All of ``bands``, of which the best come first; of many, only these stand out, with their names at the side."""
-    many = len(comparison.labels) > MANY
     outstanding = _outstanding(comparison, list(bands))
     for label, band in reversed(list(bands.items())):  # the best is drawn last, on top
         if label in outstanding:
             _draw_band(panel, comparison, label, band, **how)
         else:
             (panel.step if how else panel.plot)(band.x, band.middle, color=FAINT, linewidth=0.8)
-    if many and not how:
+    if crowded(comparison) and not how:
         _name_ends(panel, {label: float(bands[label].middle[-1]) for label in outstanding}, comparison)
 
 
 def _outstanding(comparison: Comparison, best_first: Sequence[str]) -> Sequence[str]:
-    return best_first if len(comparison.labels) <= MANY else best_first[:OUTSTANDING]
+    return best_first[:OUTSTANDING] if crowded(comparison) else best_first
 
 
 def _name_ends(panel: Any, ends: Mapping[str, float], comparison: Comparison) -> None:
@@ -85,11 +89,12 @@ def apart(heights: Sequence[float], gap: float) -> Array:
 
 
 def draw_curves(panel: Any, comparison: Comparison, env_id: str) -> None:
-    """Return over environment steps: every seed thin, the interquartile mean bold, its band behind."""
+    """Return over environment steps: interquartile mean bold, its band behind; of few algorithms every seed, thin."""
     summaries = comparison.within(env_id)
     outstanding = _outstanding(comparison, [summary.label for summary in summaries])
     for summary in reversed([summary for summary in summaries if summary.label in outstanding]):
-        _draw_runs(panel, comparison, summary)
+        if not crowded(comparison):
+            _draw_runs(panel, comparison, summary)
         if (summary.label, env_id) not in comparison.curves:
             panel.plot([], [], **_line(comparison, summary.label))  # for the legend
     labels = [summary.label for summary in summaries if (summary.label, env_id) in comparison.curves]
