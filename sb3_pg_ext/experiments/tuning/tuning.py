@@ -20,7 +20,7 @@ from sb3_pg_ext.experiments.building import check
 from sb3_pg_ext.experiments.executor import usable_cores
 from sb3_pg_ext.experiments.provenance import provenance, versions
 from sb3_pg_ext.experiments.tuning.choice import STALL_LIMIT, Winner, choose
-from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueue_once
+from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueue_once, process_of
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import check_packages, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
@@ -34,6 +34,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES_IN_A_ROW = 5
 _SECONDS_FOR_A_PLAN = 10.0
 _SECONDS_WITHOUT_STORAGE = 120.0
+_SECONDS_TO_DIE = 5.0  # of a process, after it was killed
 
 
 class Watcher(Protocol):
@@ -187,9 +188,26 @@ class Tuning:
                         return
                 workers.wait(_SECONDS_BETWEEN_LOOKS)
         finally:
-            workers.close()
+            ended = workers.close()
             with contextlib.suppress(Exception):  # the next call does it as well
-                recover()
+                self._recover(ended)
+
+    def _recover(self, ended: set[int]) -> None:
+        """Have the trials of ``ended`` processes begun again by the next call.
+
+        What the study knows may have been cut short by Ctrl-C in the middle, and is read anew.
+        """
+        storage, patience = open_storage(self.storage), time.monotonic() + _SECONDS_TO_DIE
+        try:
+            study = optuna.load_study(study_name=self.study_name, storage=storage)
+            while True:
+                Recovery(study)()
+                running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if time.monotonic() > patience or not any(process_of(trial) in ended for trial in running):
+                    return
+                time.sleep(0.1)
+        finally:
+            close_storage(storage)
 
     def _order(self, n_trials: int | None, stall_limit: float) -> Order:
         return Order(self.storage, self.study_name, self.proposal, n_trials, stall_limit)

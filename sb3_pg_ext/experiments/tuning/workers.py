@@ -138,12 +138,15 @@ class Workers:
             time.sleep(timeout)
         connection.wait([process.sentinel for process in self._slots.values()], timeout)
 
-    def close(self) -> None:
+    def close(self) -> set[int]:
+        """End all processes; their numbers."""
+        ended = {process.pid or 0 for process in self._slots.values()}
         for process in self._slots.values():
             process.kill()
         for process in self._slots.values():
             process.join()
         self._slots.clear()
+        return ended
 
 
 def _progress(trial: FrozenTrial) -> tuple[Any, ...]:
