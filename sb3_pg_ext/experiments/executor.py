@@ -20,6 +20,8 @@ from sb3_pg_ext.experiments.tracking import Tracking
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # What torch imports when it makes the first optimizer: a second of work, once for all runs instead of in each.
 _LATE = "torch._dynamo"
+# With it, a file in the current folder does not stand in for what is imported beforehand.
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 
 class Executor(Protocol):
@@ -141,7 +143,10 @@ def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_cont
         from multiprocessing import forkserver
 
         workers.set_forkserver_preload([*preload, _LATE])
-        before = os.environ.get("PYTHONSAFEPATH")
-        os.environ["PYTHONSAFEPATH"] = "1"  # a file in the current folder is not to stand in for what is preloaded
-        forkserver.ensure_running()
-        os.environ.pop("PYTHONSAFEPATH") if before is None else os.environ.update(PYTHONSAFEPATH=before)
+        given = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"
+        try:
+            forkserver.ensure_running()
+        finally:
+            del os.environ[_SAFE_PATH]
+            os.environ.update({} if given is None else {_SAFE_PATH: given})

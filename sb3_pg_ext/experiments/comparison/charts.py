@@ -57,7 +57,7 @@ def charts(comparison: Comparison) -> list[Chart]:
     found += [_aggregates(comparison)] if comparison.aggregates else []
     found += [_profiles(comparison)] if any(comparison.profiles.values()) else []
     found += [_improvement(comparison)] if comparison.improvement else []
-    return [*found, _clock(comparison)] if _timed(comparison) else found
+    return [*found, _clock(comparison)] if comparison.clocks else found
 
 
 def _size(n_panels: int) -> tuple[float, float]:
@@ -113,10 +113,6 @@ def _clock(comparison: Comparison) -> Chart:
         _size(len(comparison.env_ids)),
         key="bold: interquartile mean over seeds · band: its 95 % bootstrap interval",
     )
-
-
-def _timed(comparison: Comparison) -> bool:
-    return bool(comparison.clocks)
 
 
 def _finals(comparison: Comparison) -> Chart:
