@@ -13,6 +13,7 @@ import pytest
 from matplotlib import image
 from page_checker import checked
 
+from sb3_pg_ext.experiments.chart import write
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.comparison import charts, drawing
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
@@ -308,7 +309,7 @@ def test_a_study_without_a_single_evaluation_has_a_page(tmp_path: Path) -> None:
         store.declare([run("good", k) for k in range(2)])
         comparison = Comparison(summarise(store.records()))
     for chart in charts.charts(comparison):
-        charts.write(chart, comparison, tmp_path / f"{chart.name}.png")
+        write(chart, tmp_path / f"{chart.name}.png", labels=comparison.labels)
     assert {path.stem for path in tmp_path.glob("*.png")} == {"learning_curves", "final_returns"}
     write_report(tmp_path)
     said = words(tmp_path)

@@ -21,13 +21,15 @@ from page_checker import checked
 from rich.console import Console
 
 from sb3_pg_ext import registry
+from sb3_pg_ext.experiments.chart import AMONG_OTHERS
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.commands import report as report_command
+from sb3_pg_ext.experiments.figure import Panel, svg
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.results import Evaluation, Outcome
 from sb3_pg_ext.experiments.seeds import choice_seeds, seeds_of
 from sb3_pg_ext.experiments.store import Store
-from sb3_pg_ext.experiments.tuning import drawing, figures, outcome
+from sb3_pg_ext.experiments.tuning import drawing, outcome
 from sb3_pg_ext.experiments.tuning.axes import axes_of, compact
 from sb3_pg_ext.experiments.tuning.overview import Overview
 from sb3_pg_ext.experiments.tuning.page import page
@@ -186,8 +188,8 @@ def test_report_without_matplotlib(busy: Study, plan: Plan, tmp_path: Path, monk
 
 def test_options_with_dollar_signs_are_drawn_as_they_are() -> None:
     axis = axes_of({"mode": Choice("$a_", "$b^{", "x" * 60)})[0]
-    panel = figures.Panel("mode", "", lambda axes: drawing.set_axis(axes, axis))
-    assert "<svg" in figures.svg(figures.Chart("slice", "", "", [panel]), panel, "x0")
+    panel = Panel("mode", "", lambda axes: drawing.set_axis(axes, axis))
+    assert "<svg" in svg(panel, AMONG_OTHERS, "x0")
 
 
 # --- trials and settings

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.experiments.chart import Chart, pictures, write
 from sb3_pg_ext.experiments.comparison.advice import advise
 from sb3_pg_ext.experiments.comparison.advice import explanation as explanation_of_advice
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
-from sb3_pg_ext.experiments.comparison.charts import Chart, charts, pictures, write
+from sb3_pg_ext.experiments.comparison.charts import charts
 from sb3_pg_ext.experiments.comparison.facts import (
     SETTINGS_HEADER,
     explanation,
@@ -91,7 +92,7 @@ def _draw(comparison: Comparison, folder: Path) -> list[dict[str, Any]]:
     found = charts(comparison)
     try:
         for chart in found:
-            write(chart, comparison, *_files(chart, folder))
+            write(chart, *_files(chart, folder), labels=comparison.labels)
         return [pictures(chart) for chart in found]
     except ModuleNotFoundError:
         return []

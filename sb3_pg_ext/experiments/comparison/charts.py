@@ -1,52 +1,21 @@
-"""The figures of a comparison: which there are, how they are read, and how their panels stand together in a file."""
+"""The figures of a comparison: which there are, and how they are read."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from sb3_pg_ext.experiments import figure
+from sb3_pg_ext.experiments.chart import ALONE, AMONG_OTHERS, Chart
 from sb3_pg_ext.experiments.comparison import drawing
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.comparison.facts import left_out
-from sb3_pg_ext.experiments.figure import INK, Panel, new_figure, save
+from sb3_pg_ext.experiments.figure import Panel
 from sb3_pg_ext.experiments.statistics import AGGREGATES
 from sb3_pg_ext.experiments.summary import number
 
-_WIDTH = 11.0  # of panels side by side in a file, before they are scaled, in inches
-_FILE_SCALE = 1.25
-_REM_PER_INCH = 6.0  # so that the text of a picture is nearly as large as the captions
 _KEY_OF_MANY = "bold: interquartile mean over seeds · band: 95 % bootstrap interval"
 _KEY = "bold: interquartile mean over seeds · band: 95 % bootstrap interval · thin: single seeds (dotted: unfinished)"
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Pictures that belong together.
-
-    :param name: of the files, without their ending
-    :param title: above it
-    :param caption: how it is read
-    :param panels: one, or one for each environment
-    :param size: of a panel on the page, in inches
-    :param key: beneath the legend of a file; ``None`` if rows are named, so that there is no legend
-    """
-
-    name: str
-    title: str
-    caption: str
-    panels: Sequence[Panel]
-    size: tuple[float, float]
-    key: str | None = None
-
-    @property
-    def single(self) -> bool:
-        """Whether there is one panel, with the width of the page."""
-        return len(self.panels) == 1
 
 
 def charts(comparison: Comparison) -> list[Chart]:
@@ -62,7 +31,7 @@ def charts(comparison: Comparison) -> list[Chart]:
 
 def _size(n_panels: int) -> tuple[float, float]:
     """Of a panel that may stand alone, or beside others."""
-    return (5.8, 3.4) if n_panels == 1 else (3.6, 2.7)
+    return ALONE if n_panels == 1 else AMONG_OTHERS
 
 
 def _by_environment(comparison: Comparison, alt: str, draw: Callable[..., None]) -> list[Panel]:
@@ -196,59 +165,3 @@ def _improvement(comparison: Comparison) -> Chart:
         [Panel("P(row > column)", alt, partial(drawing.draw_improvement, comparison=comparison))],
         size=(1.9 + 0.85 * min(n, 9), 1.2 + 0.55 * n),
     )
-
-
-# --- files
-
-
-def write(chart: Chart, comparison: Comparison, *paths: Path) -> None:
-    """All panels of ``chart``, drawn once, in each of the files.
-
-    :raises ModuleNotFoundError: matplotlib is not installed
-    """
-    columns = min(len(chart.panels), max(int(_WIDTH // chart.size[0]), 1))
-    rows = math.ceil(len(chart.panels) / columns)
-    legend = 0.0 if chart.key is None else 0.28 * math.ceil(len(comparison.labels) / 2) + 0.3
-    width, height = (_FILE_SCALE * side for side in chart.size)
-    whole = new_figure((max(width * columns, 7.4) if chart.key else width * columns, (height + 0.35) * rows + legend))
-    panels = whole.subplots(rows, columns, squeeze=False).flatten()
-    for axes, panel in zip(panels, chart.panels, strict=False):
-        panel.draw(axes)
-        axes.set_title(panel.title, loc="left", color=INK, fontweight="bold", fontsize=10)
-    for axes in panels[len(chart.panels) :]:
-        axes.set_visible(False)
-    if chart.key is not None:
-        _draw_legend(whole, panels, comparison.labels, chart.key)
-    save(whole, *paths)
-
-
-def _draw_legend(whole: Any, panels: Any, labels: Sequence[str], key: str) -> None:
-    drawn = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    known = [label for label in labels if label in drawn]
-    longest = max(map(len, known), default=0)
-    whole.legend(
-        [drawn[label] for label in known],
-        known,
-        loc="outside lower left",
-        ncols=min(1 if longest > 44 else 2 if longest > 16 else 4, max(len(known), 1)),
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handlelength=3,
-        title=key,
-        title_fontsize=8,
-        alignment="left",
-    )
-
-
-def pictures(chart: Chart) -> dict[str, Any]:
-    """The chart as the page wants it.
-
-    :raises ModuleNotFoundError: matplotlib is not installed
-    """
-    panels = [
-        {"title": panel.title, "alt": panel.alt, "svg": figure.svg(panel, chart.size, f"{chart.name}{index}")}
-        for index, panel in enumerate(chart.panels)
-    ]
-    width = round(chart.size[0] * _REM_PER_INCH, 1)
-    return {"title": chart.title, "caption": chart.caption, "single": chart.single, "panels": panels, "width": width}

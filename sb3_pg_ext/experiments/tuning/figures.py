@@ -1,23 +1,17 @@
-"""The figures of a tuning, as PNG files and as pictures for its page.
-
-A chart has one panel or one for each setting. A PNG holds all panels of a chart; on the page each is a picture of its
-own, so that they flow to the width of the screen, in colours that the page chooses by its variables.
-"""
+"""The figures of a tuning: which there are, and how they are read."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import optuna
 from optuna.study import Study
 
-from sb3_pg_ext.experiments import figure
-from sb3_pg_ext.experiments.figure import INK, Panel, new_figure, save
+from sb3_pg_ext.experiments.chart import ALONE, AMONG_OTHERS, Chart
+from sb3_pg_ext.experiments.figure import Panel
 from sb3_pg_ext.experiments.summary import number
 from sb3_pg_ext.experiments.tuning import drawing
 from sb3_pg_ext.experiments.tuning.axes import Axis
@@ -26,29 +20,6 @@ from sb3_pg_ext.experiments.tuning.sensitivity import Sensitivity
 
 FEWEST_FOR_IMPORTANCE = 10  # completed trials: the best tenth is compared with all
 _ENOUGH_FOR_IMPORTANCE = 50  # so that the best tenth is five
-_SINGLE, _ON_PAGE, _SMALL = (7.2, 4.0), (5.0, 3.4), (3.7, 2.7)  # sizes of panels, in inches
-_COLUMNS = 3
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Pictures that belong together.
-
-    :param name: of the file, without its ending
-    :param title: above it
-    :param caption: how it is read
-    :param panels: one, or one for each setting
-    """
-
-    name: str
-    title: str
-    caption: str
-    panels: Sequence[Panel]
-
-    @property
-    def single(self) -> bool:
-        """Whether there is one panel for all settings."""
-        return self.name in ("history", "importance", "intermediate")
 
 
 def charts(overview: Overview, importances: Mapping[str, float]) -> list[Chart]:
@@ -94,6 +65,7 @@ def _history(overview: Overview) -> Chart:
         "Value of every trial. One that was pruned, or cut after some of its seeds, stands at the value with which it "
         "was given up; one that failed, or has no value yet, at the lower edge.",
         [Panel("Value of every trial", alt, partial(drawing.draw_history, overview=overview))],
+        ALONE,
     )
 
 
@@ -105,6 +77,7 @@ def _intermediate(overview: Overview) -> Chart:
         f"The {overview.plan.aggregate} of the ended runs and the one under way. A line begins anew with every seed; "
         "dashed ones were pruned, or cut after a seed; dotted ones failed or still run.",
         [Panel("Value while the trials ran", alt, partial(drawing.draw_intermediate, overview=overview))],
+        ALONE,
     )
 
 
@@ -124,6 +97,7 @@ def _slices(overview: Overview) -> Chart:
         "seeds; hollow triangle: pruned; cross: failed; star: the best; "
         f"diamond: the {overview.name_of_first}.",
         [panel(axis) for axis in overview.axes],
+        AMONG_OTHERS,
     )
 
 
@@ -135,6 +109,7 @@ def _importance(shares: Mapping[str, float], n_completed: int) -> Chart:
         f"How much more the best tenth of the {n_completed} completed trials agrees on a setting than all of them do "
         f"(PED-ANOVA).{'' if n_completed >= _ENOUGH_FOR_IMPORTANCE else ' So few trials give a rough hint only.'}",
         [Panel("Importance of the settings", f"{listed}.", partial(drawing.draw_importance, importances=shares))],
+        ALONE,
     )
 
 
@@ -156,31 +131,5 @@ def _sensitivities(found: Sequence[Sensitivity]) -> Chart:
         "come to as much. Pruned and cut trials are in it with the value at which they were given up, and the other "
         "settings vary along: to measure sensitivity itself, tune with --sampler qmc --pruner none.",
         [panel(one) for one in found],
+        AMONG_OTHERS,
     )
-
-
-def write_png(chart: Chart, path: Path) -> None:
-    """All panels of ``chart`` in one file.
-
-    :raises ModuleNotFoundError: matplotlib is not installed
-    """
-    columns = min(_COLUMNS, len(chart.panels))
-    rows = math.ceil(len(chart.panels) / columns)
-    width, height = _SINGLE if chart.single else _SMALL
-    whole = new_figure((width * columns, height * rows))
-    panels = whole.subplots(rows, columns, squeeze=False).flatten()
-    for axes, panel in zip(panels, chart.panels, strict=False):
-        panel.draw(axes)
-        look = {"fontsize": 11, "pad": 16} if chart.single else {"fontsize": 9}
-        axes.set_title(panel.title, loc="left", color=INK, fontweight="bold", **look)
-    for axes in panels[len(chart.panels) :]:
-        axes.set_visible(False)
-    save(whole, path)
-
-
-def svg(chart: Chart, panel: Panel, identity: str) -> str:
-    """``panel`` as an SVG element in the colours of the page.
-
-    :param identity: different for every picture of a page
-    """
-    return figure.svg(panel, _ON_PAGE if chart.single else _SMALL, identity)

@@ -6,14 +6,14 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
 from sb3_pg_ext.bases.atomic_file import atomic_write
-from sb3_pg_ext.experiments.tuning.figures import Chart, charts, importances, svg, write_png
+from sb3_pg_ext.experiments.chart import pictures, write
+from sb3_pg_ext.experiments.tuning.figures import charts, importances
 from sb3_pg_ext.experiments.tuning.overview import Overview
 from sb3_pg_ext.experiments.tuning.page import page
 from sb3_pg_ext.experiments.tuning.plan import Plan
@@ -42,14 +42,14 @@ def write_report(study: Study, plan: Plan, folder: Path, tell: Callable[[str], N
     written: list[Path] = []
     try:
         for chart in shown:
-            write_png(chart, folder / FIGURES / f"{chart.name}.png")
+            write(chart, folder / FIGURES / f"{chart.name}.png")
             written.append(folder / FIGURES / f"{chart.name}.png")
-        pictures = [_pictures(chart) for chart in shown]
+        drawn = [pictures(chart) for chart in shown]
     except ModuleNotFoundError:
         tell(_NO_FIGURES)
-        pictures, notes = [], [*notes, _NO_FIGURES]
+        drawn, notes = [], [*notes, _NO_FIGURES]
     try:
-        text = page(study, overview, folder, pictures, shares, notes, _dashboard(folder))
+        text = page(study, overview, folder, drawn, shares, notes, _dashboard(folder))
     except ModuleNotFoundError as error:
         if error.name != "jinja2":
             raise
@@ -58,14 +58,6 @@ def write_report(study: Study, plan: Plan, folder: Path, tell: Callable[[str], N
     with atomic_write(folder / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return [folder / PAGE, *written]
-
-
-def _pictures(chart: Chart) -> dict[str, Any]:
-    panels = [
-        {"title": panel.title, "alt": panel.alt, "svg": svg(chart, panel, f"{chart.name}{index}")}
-        for index, panel in enumerate(chart.panels)
-    ]
-    return {"title": chart.title, "caption": chart.caption, "single": chart.single, "panels": panels}
 
 
 def report_again(folder: Path, storage: str | None = None, tell: Callable[[str], None] = print) -> list[Path]:
