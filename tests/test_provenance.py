@@ -17,6 +17,8 @@ from sb3_pg_ext.experiments.store import FILE_NAME, Store
 PACKAGE = Path(sb3_pg_ext.__file__).parent
 SCRIPT = Path(sys.executable).with_name("sb3-pg")
 ENVIRONMENT = """
+import os
+
 import gymnasium as gym
 
 class Short(gym.Env):
@@ -25,6 +27,7 @@ class Short(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        assert "PYTHONSAFEPATH" not in os.environ, "scripts that it starts would not find the modules beside them"
         return self.observation_space.low, {}
 
     def step(self, action):

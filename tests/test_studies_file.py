@@ -307,10 +307,18 @@ def test_the_time_of_a_run_is_that_of_finished_ones_or_of_a_probe(tmp_path: Path
     before = (tmp_path / FILE_NAME).stat().st_mtime_ns
     monkeypatch.setattr("sb3_pg_ext.experiments.forecast.probe", lambda spec, seconds: 7.0 * seconds)
     told: list[str] = []
-    known, probed = forecasts(runs, tmp_path, 2.0, told.append)
+    probed_one_by_one: list[str] = []
+
+    def watched(these):
+        for forecast in these:
+            probed_one_by_one.append(forecast.spec.label)
+            yield forecast
+
+    known, probed = forecasts(runs, tmp_path, 2.0, told.append, watched)
     assert (known.finished, known.open, known.seconds, known.source) == (3, 1, 100.0, "finished runs")
     assert (probed.finished, probed.open, probed.seconds, probed.source) == (0, 4, 14.0, "probe")
     assert told == ["Trying 1 setting for about 2 s each ..."]
+    assert probed_one_by_one == ["a2c"]
     assert study_seconds([known, probed], jobs=1) == 156.0
     assert study_seconds([known, probed], jobs=2) == 100.0  # no less than the longest run
     (unknown,) = [f for f in forecasts(runs, tmp_path, 0, told.append) if f.source == "unknown"]
@@ -341,6 +349,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys) -> None:
     assert main([*command, "--probe", "0"]) == 0
     shown = capsys.readouterr().out
     assert "5 runs, 5 still to do; how long is not known with 2 at once. Nothing was written." in shown
+    assert main([*command[:-3], "--dry-run", "--probe", "0", "--executor", "ray"]) == 0
+    assert "with 1 at once" in capsys.readouterr().out, "the cores of this machine are not those of a cluster"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yml"]
 
 

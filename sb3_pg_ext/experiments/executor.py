@@ -21,7 +21,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 # What torch imports when it makes the first optimizer: a second of work, once for all runs instead of in each.
 _LATE = "torch._dynamo"
 # With it, a file in the current folder does not stand in for what is imported beforehand.
-_SAFE_PATH = "PYTHONSAFEPATH"
+_SAFE_PATH, _OF_THE_SERVER = "PYTHONSAFEPATH", "of the server that starts workers"
 
 
 class Executor(Protocol):
@@ -143,10 +143,17 @@ def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_cont
         from multiprocessing import forkserver
 
         workers.set_forkserver_preload([*preload, _LATE])
-        given = os.environ.get(_SAFE_PATH)
-        os.environ[_SAFE_PATH] = "1"
+        if _SAFE_PATH in os.environ:
+            forkserver.ensure_running()
+            return
+        os.environ[_SAFE_PATH] = _OF_THE_SERVER
         try:
             forkserver.ensure_running()
         finally:
             del os.environ[_SAFE_PATH]
-            os.environ.update({} if given is None else {_SAFE_PATH: given})
+
+
+def leave_safe_path() -> None:
+    """In a worker: the programs that an environment starts look for modules as they always do."""
+    if os.environ.get(_SAFE_PATH) == _OF_THE_SERVER:
+        del os.environ[_SAFE_PATH]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,11 @@ class Forecast:
 
 
 def forecasts(
-    runs: Sequence[RunSpec], folder: Path, probe_seconds: float, tell: Callable[[str], Any] = print
+    runs: Sequence[RunSpec],
+    folder: Path,
+    probe_seconds: float,
+    tell: Callable[[str], Any] = print,
+    one_by_one: Callable[[Sequence[Forecast]], Iterable[Forecast]] = iter,
 ) -> list[Forecast]:
     """A forecast for each setting, in the order of the runs.
 
@@ -65,17 +69,18 @@ def forecasts(
     :param folder: where the study is, or will be; nothing is written
     :param probe_seconds: of training in a setting that has no finished run; 0 for no probes
     :param tell: told before the first probe
+    :param one_by_one: gives the settings to be probed in turn; here a bar can show how far that is
     """
     records = _records(folder)
     settings: dict[str, list[RunSpec]] = {}
     for run in runs:
         settings.setdefault(run.settings_key, []).append(run)
-    found = [_from_records(group, records) for group in settings.values()]
-    to_probe = [forecast for forecast in found if forecast.open and forecast.seconds is None]
-    if not (to_probe and probe_seconds):
-        return found
-    tell(f"Trying {len(to_probe)} setting{'s' * (len(to_probe) > 1)} for about {probe_seconds:g} s each ...")
-    return [_probed(forecast, probe_seconds) if forecast in to_probe else forecast for forecast in found]
+    found = {key: _from_records(group, records) for key, group in settings.items()}
+    to_probe = [forecast for forecast in found.values() if forecast.open and forecast.seconds is None]
+    if to_probe and probe_seconds:
+        tell(f"Trying {len(to_probe)} setting{'s' * (len(to_probe) > 1)} for about {probe_seconds:g} s each ...")
+        found |= {f.spec.settings_key: _probed(f, probe_seconds) for f in one_by_one(to_probe)}
+    return list(found.values())
 
 
 def _records(folder: Path) -> dict[str, Record]:
@@ -95,8 +100,7 @@ def _from_records(runs: Sequence[RunSpec], records: Mapping[str, Record]) -> For
 
 
 def _probed(forecast: Forecast, seconds: float) -> Forecast:
-    took = probe(forecast.spec, seconds)
-    return Forecast(forecast.spec, forecast.runs, forecast.finished, forecast.failed, took, "probe")
+    return replace(forecast, seconds=probe(forecast.spec, seconds), source="probe")
 
 
 def probe(spec: RunSpec, seconds: float) -> float:

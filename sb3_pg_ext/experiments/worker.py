@@ -16,6 +16,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from sb3_pg_ext.experiments.executor import leave_safe_path
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.provenance import provenance
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome
@@ -47,8 +48,7 @@ def work(store_path: str, key: str, command: str, tracking: Tracking | None = No
     :param command: for the record
     :param tracking: where the run is tracked
     """
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    settle_in()
     with Store(store_path, check=False) as store:  # the parent has read through it
         do_run(store, key, Path(store_path).parent, command, tracking=tracking)
 
@@ -134,7 +134,14 @@ class _LedgerRecorder:
         self.ledger.add_evaluation(self.key, self.owner, kind, evaluation)
 
 
-def end_with_parent() -> None:
+def settle_in() -> None:
+    """What a worker process does first."""
+    leave_safe_path()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
     """End this process when its parent ends.
 
     Without this a worker would go on after its parent was killed, unseen, on a core that the next call wants.

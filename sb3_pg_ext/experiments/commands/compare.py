@@ -186,16 +186,20 @@ def _typed(args: argparse.Namespace) -> _Request:
 
 def _foretell(args: argparse.Namespace, request: _Request, chosen: Sequence[Any]) -> int:
     from rich.markup import escape
+    from rich.progress import track
 
     from sb3_pg_ext.experiments.console import console, table
     from sb3_pg_ext.experiments.executor import usable_cores
     from sb3_pg_ext.experiments.forecast import HEADER, forecasts, study_seconds
     from sb3_pg_ext.experiments.progress import duration
 
-    terminal, jobs = console(), request.jobs or usable_cores()
-    found = forecasts(chosen, request.folder, args.probe, tell=terminal.print)
+    terminal = console()
+    bar = partial(track, description="", console=terminal, transient=True, disable=not terminal.is_terminal)
+    found = forecasts(chosen, request.folder, args.probe, tell=terminal.print, one_by_one=bar)
     terminal.print(table(f"What would run, in {request.folder}", HEADER, [tuple(map(escape, f.row())) for f in found]))
     n_open = sum(forecast.open for forecast in found)
+    # How many cores a cluster will have is not for this machine to say.
+    jobs = request.jobs or (usable_cores() if args.executor == "local" else 1)
     seconds = study_seconds(found, jobs)
     time = "how long is not known" if seconds is None else f"about {duration(seconds)}"
     terminal.print(f"{len(chosen)} runs, {n_open} still to do; {time} with {jobs} at once. Nothing was written.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from sb3_pg_ext.experiments.tuning.objective import SECONDS_BETWEEN_BEATS, objec
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.samplers import PrunerName, SamplerName, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.storages import close_storage, open_storage
-from sb3_pg_ext.experiments.worker import end_with_parent, remove_if_empty, write_output_to
+from sb3_pg_ext.experiments.worker import remove_if_empty, settle_in, write_output_to
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ def work(
     :param beats_every: seconds between signs of life
     :param log: file for warnings and prints
     """
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    settle_in()
     write_output_to(Path(log))
     try:
         run_trial(storage, study_name, proposal, slot, n_trials, beats_every)
