@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import sys
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.colors import to_hex
 from page_checker import checked
 
-from sb3_pg_ext.experiments.chart import write
+from sb3_pg_ext.experiments.chart import pictures, write
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.comparison import charts, drawing
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
-from sb3_pg_ext.experiments.comparison.latex import escape
+from sb3_pg_ext.experiments.comparison.facts import provenance_rows
+from sb3_pg_ext.experiments.comparison.latex import escape, tables
+from sb3_pg_ext.experiments.comparison.looks import MANY, OUTSTANDING
 from sb3_pg_ext.experiments.comparison.page import page
 from sb3_pg_ext.experiments.comparison.references import read_references
-from sb3_pg_ext.experiments.figure import COLOURS, FAINT, new_figure, short_number
+from sb3_pg_ext.experiments.figure import COLOURS, FAINT, VARIABLES, new_figure, short_number
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.progress import PlainProgress, duration
 from sb3_pg_ext.experiments.report import markdown_table, write_report
 from sb3_pg_ext.experiments.results import Evaluation, Outcome, Reference
 from sb3_pg_ext.experiments.run_spec import Environment, Protocol, RunSpec
-from sb3_pg_ext.experiments.seeds import seeds_of
+from sb3_pg_ext.experiments.seeds import Seeds, seeds_of
 from sb3_pg_ext.experiments.store import Store
 from sb3_pg_ext.experiments.summary import summarise
 from sb3_pg_ext.experiments.values import SettingError
@@ -127,7 +132,7 @@ def test_the_table_says_what_the_store_holds(half: Path) -> None:
     report = write_report(half)
     rows = {summary.label: summary.row() for summary in report.summaries}
     # good: test returns 110, 120, 160, so IQM (nothing cut of three) 130; areas 0.75 of 10, 20, 60, mean 22.5
-    assert rows["good"] == ("good", "130.0 [110.0, 160.0]", "22.50 [7.50, 45.00]", "110.0", "250", "0:20", "3")
+    assert rows["good"] == ("good", "130 [110, 160]", "22 [8, 45]", "110.0", "250", "0:20", "3")
     assert rows["b|ad"][1] == "108.0 [one run]"
     assert rows["b|ad"][-1] == "1, 1 failed, 1 missing"
     assert rows["late"][1:] == ("–",) * 5 + ("0, 1 missing",)
@@ -325,7 +330,7 @@ def test_names_cannot_break_the_page_or_the_tables(drawn_both: Path) -> None:
         ours = re.compile(r"\$(-|<|p|P\(A > B\))\$")
         assert "$" not in ours.sub("", text).replace(r"\$", ""), table
         assert text.count("{") == text.count("}")
-    assert r"a\$b & \textbf{307.5 [300.0, 315.0]}" in (drawn_both / "tables" / "results.tex").read_text()
+    assert r"a\$b & \textbf{308 [300, 315]}" in (drawn_both / "tables" / "results.tex").read_text()
 
 
 def test_every_figure_is_a_png_and_a_pdf(drawn_both: Path) -> None:
@@ -346,6 +351,204 @@ def test_a_chart_without_any_speed_is_left_out(half: Path) -> None:
     assert names == ["learning_curves", "final_returns"]
 
 
+# --- what is said of failed runs, of imported ones, and of few
+
+
+def make_finals(folder: Path, finals: dict[str, list[float | None]], env_id: str = "CartPole-v1") -> Comparison:
+    """Label -> final returns by seed; ``None``: the run failed."""
+    with Store(folder / "study.sqlite", create=True) as store:
+        specs = {(label, k): run(label, k, env_id) for label, row in finals.items() for k in range(len(row))}
+        store.declare(list(specs.values()), "")
+        for (label, k), spec in specs.items():
+            value = finals[label][k]
+            height = 0.0 if value is None else value - 100  # the test of carry_out is 100 higher
+            carry_out(store, spec, [0.0, height, height], "failed" if value is None else "finished")
+        return Comparison(summarise(store.records()))
+
+
+def test_what_has_failed_runs_is_marked_wherever_it_is_ranked_and_never_the_best(tmp_path: Path) -> None:
+    rows = {"hot": [500.0] * 3 + [None] * 7, "steady": [400.0 + k for k in range(10)], "low": [100.0] * 10}
+    whole = make_finals(tmp_path, rows)
+    said = checked(page(whole, tmp_path)).text
+    assert "highest in CartPole-v1 404.5 steady" in said
+    assert "hot: 3 of 10 runs; 7 failed." in said
+    for table in ("hot † 500.0 [500.0, 500.0]", "hot † steady 1.00", "hot † 500.0 [500.0, 500.0] 500.0 [500.0, 500.0]"):
+        assert table in said
+    assert "hot (without 7 that failed)" in said
+    for chart in charts.charts(whole):
+        assert "hot: 3 of 10 runs; 7 failed." in chart.caption, chart.name
+    panel = new_figure((3, 3)).subplots()
+    drawing.draw_finals(panel, whole, "CartPole-v1")
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["low", "steady", "hot †"]
+    latex = tables(whole)
+    assert r"hot \dag{} & 500.0 [500.0, 500.0] & " in latex["results"]
+    assert "& 3/10, 7 failed " in latex["results"]
+    assert r"steady & \textbf{404.5" in latex["results"]
+    assert r"hot \dag{} & steady & 1.00" in latex["pairs"]
+    for text in latex["results"], latex["pairs"]:
+        assert "hot: 3 of 10 runs; 7 failed." in text
+    assert "†" not in page(Comparison(whole.summaries[1:]), tmp_path)
+
+
+def test_all_that_share_the_highest_return_are_named(tmp_path: Path) -> None:
+    rows = {"b": [500.0] * 3, "a": [500.0] * 3, "nearly": [500.0, 500.0, 499.5], "c": [500.0] * 3}
+    whole = make_finals(tmp_path, rows)
+    assert "highest in CartPole-v1 500.0 b and 2 others" in checked(page(whole, tmp_path)).text
+    assert tables(whole)["results"].count(r"\textbf{500.0 [500.0, 500.0]}") == 3
+    assert r"nearly & 499.8 [499.5, 500.0]" in tables(whole)["results"]
+    two = Comparison(whole.summaries[:2])
+    assert "500.0 b and a" in checked(page(two, tmp_path)).text
+
+
+def test_of_few_runs_the_report_says_what_their_intervals_cover(tmp_path: Path) -> None:
+    whole = make_finals(
+        tmp_path, {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0, 4.0, 5.0], "c": [float(k) for k in range(10)]}
+    )
+    said = "covers the true interquartile mean in about 74 % with 3, about 90 % with 5 runs"
+    write_report(tmp_path)
+    assert said in words(tmp_path)
+    assert said in (tmp_path / "report.md").read_text()
+    assert "too narrow" not in page(Comparison(whole.summaries[-1:]), tmp_path)
+
+
+@pytest.fixture
+def imports(tmp_path: Path) -> Path:
+    """Two own seeds of "good"; two imported ones of "zoo", of evaluations, and of "csv", of episodes of training."""
+    make_finals(tmp_path, {"good": [110.0, 120.0]})
+    with Store(tmp_path / "study.sqlite") as store:
+        for label, deterministic, first in (("zoo", True, 500), ("csv", False, 500), ("all", True, 0)):
+            for k in range(2):
+                spec = replace(
+                    run(label, 0),
+                    origin=f"{label} {k}",
+                    seeds=Seeds(-1, -1, -1),
+                    versions={},
+                    protocol=Protocol(500, 2 + k, deterministic, test_episodes=0),
+                )
+                store.add_imported(spec, [evaluation(step, 50.0 + k) for step in (first, 1000)], {"imported_from": "x"})
+    return tmp_path
+
+
+def test_facts_of_the_study_are_not_those_of_imported_runs(imports: Path) -> None:
+    with Store(imports / "study.sqlite") as store:
+        rows = dict(provenance_rows(store.records()))
+    for what, seed in (("training", "train"), ("evaluation", "evaluation"), ("test", "test")):
+        assert rows[f"{what} seeds"] == ", ".join(f"{k}: {getattr(seeds_of(0, k), seed)}" for k in range(2))
+    assert (rows["Python"], rows["commit"]) == ("3.11", "abc123")
+    assert rows["evaluation"] == "2 deterministic episodes every 500 steps, then 2 test episodes"
+    assert "None" not in rows["machine"].split(",")[0]
+    assert rows["imported, of which no more is known"] == "zoo (2 runs), csv (2 runs), all (2 runs)"
+
+
+def test_a_study_of_imported_runs_alone_has_a_report(imports: Path) -> None:
+    with Store(imports / "study.sqlite") as store:
+        only = Comparison([s for s in summarise(store.records()) if s.imported])
+    assert "imported, of which no more is known" in checked(page(only, imports)).text
+
+
+def test_it_is_said_of_every_algorithm_what_its_final_return_is(imports: Path) -> None:
+    write_report(imports)
+    said = (
+        "a test of 2 deterministic episodes; of zoo, all, the last evaluation, made elsewhere, of 2 to 3 episodes; "
+        "of csv, the last window of training, of 2 to 3 sampled episodes."
+    )
+    assert said in words(imports)
+    for file in ("report.md", "tables/results.tex"):
+        assert said in (imports / file).read_text()
+    with Store(imports / "study.sqlite") as store:
+        whole = Comparison(summarise(store.records()))
+    panel = new_figure((3, 3)).subplots()
+    drawing.draw_curves(panel, whole, "CartPole-v1")
+    assert panel.get_ylabel() == "return per episode\n(evaluations of different kinds)"
+    drawing.draw_curves(panel, Comparison(whole.summaries[:1]), "CartPole-v1")
+    assert panel.get_ylabel() == "return per episode\n(mean of 2 deterministic episodes)"
+
+
+def test_curves_that_begin_later_have_no_area_and_no_early_efficiency(imports: Path) -> None:
+    with Store(imports / "study.sqlite") as store:
+        whole = Comparison(summarise(store.records()), {"CartPole-v1": Reference(0, 100)})
+    areas = {summary.label: summary.area for summary in whole.summaries}
+    assert (areas["zoo"], areas["csv"]) == (None, None)
+    assert areas["all"] is not None
+    assert areas["good"] is not None
+    known = {label: ~np.isnan(band.middle) for label, band in whole.efficiency.items()}
+    assert known["good"].all()
+    assert known["zoo"].tolist() == (whole.efficiency["zoo"].x >= 0.5).tolist()
+
+
+def test_commands_can_be_typed_whatever_the_folder_is_called(half: Path) -> None:
+    with Store(half / "study.sqlite") as store:
+        text = checked(page(Comparison(summarise(store.records())), Path("my study's"))).text
+    commands = [
+        shlex.split(found) for found in re.findall(r"sb3-pg (?:report|study advise) '.*?(?= {| --| [A-Z])", text)
+    ]
+    assert "sb3-pg study advise 'my study'\"'\"'s' --groups 4" in text
+    assert ["sb3-pg", "report", "my study's"] in commands
+
+
+def test_the_foot_of_the_page_promises_what_is_written(half: Path, drawn_half: Path) -> None:
+    write_report(half)
+    assert "learning_curves.png" not in words(half), "no figures were drawn"
+    said = words(drawn_half)
+    assert "its figures as PNG and PDF (folder figures ; learning_curves.png beside the page)" in said
+
+
+def test_colours_stay_apart_on_light_and_dark_paper() -> None:
+    css = files("sb3_pg_ext.experiments").joinpath("page.css").read_text()
+    _, light, dark, *_ = css.split(":root {")
+    for block, paper in ((light, 1.0), (dark, 0.0)):
+        colours = {name: _linear(found) for name, found in re.findall(r"--(\w+): (#\w{6});", block)}
+        lines = [colours[variable.removeprefix("--")] for variable in (VARIABLES[colour] for colour in COLOURS)]
+        for first, second in itertools.combinations(lines, 2):
+            assert _delta(first, second) > 25
+            for kind in COLOUR_BLIND.values():
+                assert _delta(kind @ first, kind @ second) > 15
+        assert min(abs(_lab(line)[0] - 100 * paper) for line in lines) > 25, "they can be seen on their paper"
+
+
+def test_a_wide_figure_is_scrolled_on_a_phone_and_tables_keep_their_names_there(many: Comparison, tmp_path) -> None:
+    (matrix,) = (chart for chart in charts.charts(many) if chart.name == "probability_of_improvement")
+    curves = charts.charts(many)[0]
+    assert (matrix.wide, curves.wide) == (True, False)
+    text = page(many, tmp_path, pictures=[pictures(matrix), pictures(curves)])
+    checked(text)
+    wide = re.findall(r'<div class="(?:single|panels)([^"]*)"([^>]*)>', text)
+    assert [names for names, _ in wide] == [" wide", ""]
+    assert f"--whole: {matrix.size[0] * 6:g}rem" in wide[0][1]
+    style = text.split("</style>")[0]
+    assert ".wide .picture svg { min-width: var(--whole); }" in style
+    assert ".scroll tr > th:first-child { position: sticky; left: 0; background: var(--paper); }" in style
+    assert "details::details-content { content-visibility: visible;" in style.split("@media print")[1]
+
+
+# Machado, Oliveira, Fernandes (2009, A Physiologically-based Model for Simulation of Color Vision Deficiency).
+COLOUR_BLIND = {
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    ),
+}
+
+
+def _linear(colour: str) -> np.ndarray:
+    """Linear red, green and blue of #rrggbb."""
+    values = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear: np.ndarray) -> np.ndarray:
+    """CIELAB, whose distances are about as large as differences look."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.maximum(to_xyz @ np.clip(linear, 0, 1) / [0.9505, 1.0, 1.089], 0.008856))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def _delta(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.linalg.norm(_lab(first) - _lab(second)))
+
+
 # --- aggregates over environments
 
 
@@ -357,8 +560,8 @@ def test_environments_are_put_together_only_with_reference_scores(both: Path, dr
     assert "there are no reference scores" not in said
     # test returns: 300 .. 315 of 500 and -200 .. -185, that is 0.75 .. 0.7875; the IQM is that of the middle four of 8
     middle = np.mean([0.62, 0.63, 0.75, 0.7625])
-    assert f"a$b {middle:.4f} [" in said
-    assert r"a\$b & " + f"{middle:.4f}" in (drawn_both / "tables" / "aggregates.tex").read_text()
+    assert f"a$b {middle:.3f} [" in said
+    assert r"a\$b & " + f"{middle:.3f}" in (drawn_both / "tables" / "aggregates.tex").read_text()
 
 
 def test_the_probability_of_improvement_is_the_mean_over_environments(drawn_both: Path) -> None:
@@ -381,17 +584,21 @@ def test_an_algorithm_without_runs_in_an_environment_is_left_out_of_the_whole(ha
 def test_figures_over_all_environments_say_who_is_left_out(both: Path) -> None:
     with Store(both / "study.sqlite") as store:
         here = [run(label, 0, "Acrobot-v1") for label in ("sac", "dqn")]
-        store.declare(here, "sb3-pg compare --algo sac")
+        late = [run("late", 0, env_id) for env_id in REFERENCES]
+        store.declare([*here, *late], "sb3-pg compare --algo sac")
         for spec in here:
             carry_out(store, spec, [-500.0, -200.0, -100.0], "finished")
         whole = Comparison(summarise(store.records()), REFERENCES)
-    said = "Left out, for want of a finished run in some environment: sac, dqn."
+    said = (
+        "Left out, not being run in every environment: sac, dqn. "
+        "Left out, for want of a finished run in some environment: late."
+    )
     captions = {chart.name: chart.caption for chart in charts.charts(whole)}
     assert {name for name, caption in captions.items() if said in caption} == {
         *("aggregates", "sample_efficiency", "probability_of_improvement")
     }
     assert said in checked(page(whole, both)).text
-    nobody = Comparison([s for s in whole.summaries if s.label not in ("sac", "dqn")], REFERENCES)
+    nobody = Comparison([s for s in whole.summaries if s.label not in ("sac", "dqn", "late")], REFERENCES)
     assert not [chart for chart in charts.charts(nobody) if "Left out" in chart.caption]
     assert "Left out" not in page(nobody, both)
 
@@ -402,7 +609,7 @@ def test_a_figure_of_one_environment_says_who_has_nothing_but_failures(half: Pat
         carry_out(store, run("hot", 0), [0.0], "failed")
         comparison = Comparison([s for s in summarise(store.records()) if s.label != "late"])
     (caption,) = (c.caption for c in charts.charts(comparison) if c.name == "probability_of_improvement")
-    assert caption.endswith("red: the column. Left out, for want of a finished run: hot.")
+    assert "red: the column. Left out, for want of a finished run: hot." in caption
 
 
 def test_sample_efficiency_over_shares_of_the_budget(both: Path) -> None:
@@ -451,9 +658,11 @@ def test_times_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
     assert ranges == {"slow": pytest.approx([0.1, 100.0]), "fast": pytest.approx([0.001, 1.0])}, "without time zero"
 
 
-def test_of_many_lines_the_best_stand_out_with_their_names(tmp_path: Path) -> None:
-    labels = [f"number {k}" for k in range(drawing.MANY + 1)]
-    with Store(tmp_path / "study.sqlite", create=True) as store:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Comparison:
+    """One seed of each of 13 algorithms: "number 12" is the best, "number 0" the worst."""
+    labels = [f"number {k}" for k in range(MANY + 1)]
+    with Store(tmp_path_factory.mktemp("many") / "study.sqlite", create=True) as store:
         specs = [run(label, 0) for label in labels]
         store.declare(specs)
         for k, spec in enumerate(specs):
@@ -461,16 +670,66 @@ def test_of_many_lines_the_best_stand_out_with_their_names(tmp_path: Path) -> No
             for step in (0, 1000):
                 store.add_evaluation(spec.key, ME, "training", evaluation(step, step * k / 1000))
             store.finish(spec.key, ME, Outcome(1000, 2.0, 1.5, 1.0), {})
-        comparison = Comparison(summarise(store.records()))
-    for draw in (drawing.draw_curves, drawing.draw_clock):
-        panel = new_figure((3, 3)).subplots()
-        draw(panel, comparison, "CartPole-v1")
-        best = labels[-drawing.OUTSTANDING :]
-        assert [text.get_text() for text in panel.texts] == best, "the lowest first"
-        assert {line.get_label() for line in panel.get_lines() if line.get_color() in COLOURS} >= set(best)
-        assert sum(line.get_color() == FAINT for line in panel.get_lines()) == len(labels) - len(best)
-        assert len(panel.get_lines()) == len(labels), "no single seeds"
-        assert (np.diff([text.xy[1] for text in panel.texts]) > 0.06).all(), "they do not touch"
+        return Comparison(summarise(store.records()))
+
+
+PICTURES = {
+    "curves": drawing.draw_curves,
+    "clock": drawing.draw_clock,
+    "profiles": lambda panel, whole, env_id: drawing.draw_profiles(panel, whole, whole.profiles[env_id], "return"),
+}
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_of_many_lines_the_best_stand_out_with_their_names(many: Comparison, draw) -> None:
+    panel = new_figure((3, 3)).subplots()
+    draw(panel, many, "CartPole-v1")
+    best = many.labels[-OUTSTANDING:]
+    assert [text.get_text() for text in panel.texts] == best, "the lowest first"
+    assert (np.diff([text.xy[1] for text in panel.texts]) > 0.06).all(), "they do not touch"
+    samples = [line for line in panel.get_lines() if line.get_transform() is panel.transAxes]
+    lines = [line for line in panel.get_lines() if line not in samples]
+    assert len(lines) == len(many.labels), "no single seeds"
+    assert sum(line.get_color() == FAINT for line in lines) == len(lines) - len(best)
+    drawn = {line.get_label(): line for line in lines if line.get_color() != FAINT}
+    assert sorted(line.get_color() for line in drawn.values()) == sorted(COLOURS), "every hue once"
+    for text, sample in zip(panel.texts, samples, strict=True):
+        assert text.xy[1] == sample.get_ydata()[0]
+        line = drawn[text.get_text()]
+        assert (sample.get_color(), sample.is_dashed()) == (line.get_color(), line.is_dashed())
+        assert max(sample.get_xdata()) < text.xy[0], "the sample is before the name"
+
+
+def test_of_many_only_the_best_runs_have_colours_the_same_as_their_lines(many: Comparison) -> None:
+    panel = new_figure((3, 6)).subplots()
+    drawing.draw_finals(panel, many, "CartPole-v1")
+    lines = new_figure((3, 3)).subplots()
+    drawing.draw_curves(lines, many, "CartPole-v1")
+    colours = [to_hex(dots.get_facecolor()[0]).upper() for dots in panel.collections]
+    assert colours[: MANY + 1 - OUTSTANDING] == [FAINT] * (MANY + 1 - OUTSTANDING)
+    drawn = {line.get_label(): line.get_color() for line in lines.get_lines()}
+    named = [text.get_text() for text in panel.get_yticklabels()]
+    assert colours[-OUTSTANDING:] == [drawn[label] for label in named[-OUTSTANDING:]]
+
+
+def test_of_many_the_pictures_have_names_and_no_legend(many: Comparison, tmp_path: Path) -> None:
+    picture = {"title": "", "caption": "", "single": True, "panels": []}
+    assert 'class="legend"' not in page(many, tmp_path, pictures=[picture])
+    few = Comparison(many.summaries[: OUTSTANDING + 2])
+    assert page(few, tmp_path, pictures=[picture]).count("<line ") == OUTSTANDING + 2
+
+
+def test_the_caption_of_a_large_matrix_promises_no_intervals(many: Comparison) -> None:
+    def caption(comparison: Comparison) -> str:
+        (found,) = (c for c in charts.charts(comparison) if c.name == "probability_of_improvement")
+        panel = new_figure(found.size).subplots()
+        found.panels[0].draw(panel)
+        n = len(comparison.complete)
+        assert len(panel.texts) == n * n, "one number in each cell, as of one run there is no interval"
+        return found.caption
+
+    assert "interval" not in caption(many)
+    assert "with its 95 % stratified bootstrap interval." in caption(Comparison(many.summaries[: drawing.FEW]))
 
 
 def test_names_stay_where_they_are_wanted_as_far_as_there_is_room() -> None:

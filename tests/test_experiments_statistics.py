@@ -13,6 +13,8 @@ from scipy import stats
 
 from sb3_pg_ext.experiments.statistics import (
     AGGREGATES,
+    COVERAGE_OF_FEW,
+    Estimate,
     area_under_curve,
     compare_pairs,
     curve_band,
@@ -24,6 +26,7 @@ from sb3_pg_ext.experiments.statistics import (
     median,
     normalise,
     optimality_gap,
+    pairs,
     performance_profile,
     probability_of_improvement,
     rank_test,
@@ -31,7 +34,7 @@ from sb3_pg_ext.experiments.statistics import (
     tolerance_interval,
     worst_mean,
 )
-from sb3_pg_ext.experiments.summary import number
+from sb3_pg_ext.experiments.summary import estimate_text, number
 
 RLIABLE = json.loads((Path(__file__).parent / "rliable_numbers.json").read_text())
 
@@ -87,14 +90,19 @@ def test_the_interval_is_that_of_scipy() -> None:
     assert [ours.low, ours.high] == pytest.approx([theirs.low, theirs.high], rel=1e-12)
 
 
-def test_the_interval_covers_what_it_says() -> None:
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(200):
-        found = stratified_interval([rng.normal(size=30)], mean, resamples=400)
-        hits += found.low <= 0.0 <= found.high
-    # 95 % nominal; the percentile method is a little narrow at n = 30
-    assert 0.88 * 200 <= hits <= 0.99 * 200
+@pytest.mark.parametrize(("n", "n_studies"), [(3, 300), (5, 600), (30, 200)])
+def test_the_interval_covers_as_much_as_is_said_of_it(n: int, n_studies: int) -> None:
+    generator = np.random.default_rng(1)
+    found = [stratified_interval([generator.normal(size=n)], resamples=1000) for _ in range(n_studies)]
+    said = COVERAGE_OF_FEW.get(n, 0.945)
+    error = math.sqrt(said * (1 - said) / n_studies)
+    assert np.mean([each.low <= 0.0 <= each.high for each in found]) == pytest.approx(said, abs=2.6 * error)
+
+
+def test_an_interval_of_five_runs_covers_less_than_it_is_called() -> None:
+    assert [COVERAGE_OF_FEW[n] for n in (2, 3, 5)] == [0.49, 0.74, 0.90]
+    assert sorted(COVERAGE_OF_FEW.values()) == list(COVERAGE_OF_FEW.values())
+    assert max(COVERAGE_OF_FEW.values()) < 0.95
 
 
 def test_one_run_has_no_interval_and_no_run_no_estimate() -> None:
@@ -286,6 +294,42 @@ def test_the_rank_test_is_exact_with_ties(n: int, k: int) -> None:
         assert rank_test(scores[:n], scores[n:]) == pytest.approx(exact, rel=1e-9)
 
 
+def by_the_recursion_over_ranks(first: np.ndarray, second: np.ndarray) -> float:
+    """The p-value by counting subsets of each size and sum, one rank after another."""
+    n, ranks = len(first), (2 * stats.rankdata(np.concatenate([first, second]))).astype(int)
+    counts = np.zeros((n + 1, ranks.sum() + 1), dtype=object)
+    counts[0, 0] = 1
+    for rank in ranks:
+        for size in range(n, 0, -1):
+            counts[size, rank:] += counts[size - 1, : counts.shape[1] - rank]
+    middle = n * (len(ranks) + 1)
+    extreme = np.abs(np.arange(counts.shape[1]) - middle) >= abs(ranks[:n].sum() - middle)
+    return float(counts[n, extreme].sum() / counts[n].sum())
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (3, 8), (8, 3), (12, 12), (20, 15)])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_the_rank_test_is_exact_to_the_last_digits(n: int, k: int, tied: bool) -> None:
+    generator = np.random.default_rng(n)
+    for shift in (0.0, 1.0):
+        scores = generator.normal(size=n + k) + np.where(np.arange(n + k) < n, shift, 0.0)
+        scores = np.round(scores) if tied else scores
+        assert rank_test(scores[:n], scores[n:]) == pytest.approx(
+            by_the_recursion_over_ranks(scores[:n], scores[n:]), rel=1e-12
+        )
+
+
+def test_untied_runs_need_their_distribution_once(monkeypatch) -> None:
+    monkeypatch.setattr(pairs, "_chances_of_sums", None)  # that of the ranks at hand is for ties alone
+    pairs._chances_of_wins.cache_clear()
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        rank_test(generator.normal(size=40), generator.normal(size=30))
+    found = pairs._chances_of_wins.cache_info()
+    assert (found.misses, found.hits) == (1, 2)
+    assert not pairs._chances_of_wins(40, 30).flags.writeable, "shared by all who ask"
+
+
 def test_the_rank_test_agrees_with_scipy_where_that_is_exact() -> None:
     rng = np.random.default_rng(3)
     first, second = rng.normal(size=30), rng.normal(size=25) + 0.7
@@ -304,12 +348,12 @@ def test_the_correction_of_holm() -> None:
 
 
 def test_all_pairs_of_algorithms() -> None:
-    pairs = compare_pairs({"a": [3.0, 4.0, 5.0, 6.0], "none": [], "b": [1.0, 2.0, 2.5, 0.0], "c": [3.0, 4.0, 5.0, 6.0]})
-    assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert [pair.improvement.point for pair in pairs] == [1.0, 0.5, 0.0]
-    assert [pair.corrected for pair in pairs] == pytest.approx(holm([pair.p_value for pair in pairs]))
-    assert pairs[0].p_value == pytest.approx(2 / 70)
-    assert pairs[0].corrected == pytest.approx(6 / 70)
+    found = compare_pairs({"a": [3.0, 4.0, 5.0, 6.0], "none": [], "b": [1.0, 2.0, 2.5, 0.0], "c": [3.0, 4.0, 5.0, 6.0]})
+    assert [(pair.first, pair.second) for pair in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [pair.improvement.point for pair in found] == [1.0, 0.5, 0.0]
+    assert [pair.corrected for pair in found] == pytest.approx(holm([pair.p_value for pair in found]))
+    assert found[0].p_value == pytest.approx(2 / 70)
+    assert found[0].corrected == pytest.approx(6 / 70)
 
 
 # --- single curves
@@ -351,3 +395,22 @@ def test_a_single_point_has_no_area() -> None:
 )
 def test_numbers_are_written_for_people(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("point", "low", "high", "text"),
+    [
+        (0.8183, 0.7946, 0.8307, "0.818 [0.795, 0.831]"),
+        (0.9165, 0.77, 1.09, "0.92 [0.77, 1.09]"),
+        (-86.41, -87.72, -83.84, "-86.4 [-87.7, -83.8]"),
+        (-220.1, -269.0, -139.3, "-220 [-269, -139]"),
+        (-1007.2, -1103.4, -933.9, "-1,007 [-1,103, -934]"),
+        (475.4734, 475.466, 475.481, "475.5 [475.5, 475.5]"),
+        (500.0, 500.0, 500.0, "500.0 [500.0, 500.0]"),
+        (5.1, -0.2, 31.0, "5 [0, 31]"),
+        (0.5, math.nan, math.nan, "0.5000 [one run]"),
+        (3e-5, 1e-5, 4e-5, "3e-05 [1e-05, 4e-05]"),
+    ],
+)
+def test_an_estimate_has_the_digits_that_its_interval_has_use_for(point, low, high, text) -> None:
+    assert estimate_text(Estimate(point, low, high)) == text

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
@@ -233,7 +234,8 @@ def test_failed_runs_are_passed_over_and_missing_ones_hold_up_those_after_them(m
     assert advice.lacks == {"two": Lack((7,), 0)}
     assert advice.sentence() == (
         "Not settled: 1 of 3 pairs is open after look 1 of 5; look 2 takes 10 finished seeds of each: seed 7 of two is "
-        "still to come. 3 failed runs were passed over. Nothing but failures: never."
+        "still to come. 3 failed runs were passed over. Runs that do not fail are all "
+        "that is compared of two (without 1 that failed). Nothing but failures: never."
     )
 
 
@@ -279,6 +281,34 @@ def test_runs_that_are_asked_for_already_are_no_more_seeds(tmp_path):
     (row,) = (row for row in advice.rows() if set(row[1:3]) == {"a2c", "high"})
     assert sorted(row[4].split(", ")) == ["1", "5"]
     assert sorted(row[5].split("; ")) == ["+0", "seed 0, +3"]
+
+
+def test_those_that_lack_the_same_are_named_together(tmp_path):
+    folder = study(
+        tmp_path,
+        {
+            "a": ["finished"] * 3,
+            "b": ["finished"] * 3,
+            "c": ["finished", "finished", "pending", "pending"],
+            "d": ["finished", "finished", "pending", "pending"],
+            "e": ["finished"] * 4,
+        },
+    )
+    lacking = advice_of(folder).sentence().partition("seeds of each: ")[2].removesuffix(".")
+    lacking = re.sub(r"b and a", "a and b", re.sub(r"d and c", "c and d", lacking))  # the better one is first
+    assert sorted(lacking.split("; ")) == [
+        "1 more of e",
+        "2 more of each of a and b",
+        "seeds 2, 3 of c and d are still to come, and 1 more of each",
+    ]
+
+
+def test_all_that_lack_the_same_need_no_names(tmp_path):
+    all_of_them = study(tmp_path / "more", {label: ["finished"] * 2 for label in "abcd"})
+    assert "seeds of each: 3 more of each of the 4 algorithms." in advice_of(all_of_them).sentence()
+    waiting = study(tmp_path / "waiting", {label: ["finished", *["pending"] * 4] for label in "abcde"})
+    said = "seeds of each: seeds 1 to 4 of the 5 algorithms are still to come."
+    assert said in advice_of(waiting).sentence()
 
 
 def test_the_power_is_estimated_from_the_seeds_of_the_decision_and_not_from_few(tmp_path):

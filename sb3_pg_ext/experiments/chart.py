@@ -17,6 +17,7 @@ _LEAST_WIDTH = 7.4  # of a file with a legend, in inches
 _FILE_SCALE = 1.25
 _ROOM_ABOVE = 15  # of the axes, for names of their parts, in points
 _REM_PER_INCH = 6.0  # so that the text of a picture is nearly as large as the captions
+_WIDE = 6.5  # inches, above which the text of a picture that shrinks to a phone cannot be read
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Chart:
     def single(self) -> bool:
         """Whether there is one panel, with the width of the page."""
         return len(self.panels) == 1
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is scrolled, rather than shrunk, where there is no room for it."""
+        return self.size[0] > _WIDE
 
 
 def write(chart: Chart, *paths: Path, labels: Sequence[str] = ()) -> None:
@@ -97,4 +103,5 @@ def pictures(chart: Chart) -> dict[str, Any]:
         for index, panel in enumerate(chart.panels)
     ]
     width = round(chart.size[0] * _REM_PER_INCH, 1)
-    return {"title": chart.title, "caption": chart.caption, "single": chart.single, "panels": panels, "width": width}
+    look = {"single": chart.single, "wide": chart.wide, "width": width}
+    return {"title": chart.title, "caption": chart.caption, "panels": panels, **look}

@@ -15,12 +15,15 @@ from sb3_pg_ext.experiments.comparison.analysis import Comparison
 from sb3_pg_ext.experiments.comparison.charts import charts
 from sb3_pg_ext.experiments.comparison.facts import (
     SETTINGS_HEADER,
+    coverage,
     explanation,
+    failures,
     provenance_rows,
     settings_rows,
     state_line,
 )
 from sb3_pg_ext.experiments.comparison.latex import tables
+from sb3_pg_ext.experiments.comparison.looks import crowded
 from sb3_pg_ext.experiments.comparison.page import page
 from sb3_pg_ext.experiments.results import Record, Reference
 from sb3_pg_ext.experiments.statistics import Design
@@ -90,9 +93,10 @@ def _check_references(comparison: Comparison, references: Mapping[str, Reference
 def _draw(comparison: Comparison, folder: Path) -> list[dict[str, Any]]:
     """Write the figures; returns what the page wants of them, which is nothing without matplotlib."""
     found = charts(comparison)
+    in_legend = () if crowded(comparison) else comparison.labels
     try:
         for chart in found:
-            write(chart, *_files(chart, folder), labels=comparison.labels)
+            write(chart, *_files(chart, folder), labels=in_legend)
         return [pictures(chart) for chart in found]
     except ModuleNotFoundError:
         return []
@@ -129,7 +133,7 @@ def report_text(comparison: Comparison, commands: Sequence[str], notes: Sequence
         *notes,
         "## Results",
         *(part for env_id in env_ids for part in _results_of(env_id, summaries)),
-        _explanation(records),
+        *filter(None, [failures(comparison), _explanation(records), coverage(comparison)]),
         *(["## Learning curves", f"![Learning curves]({FIGURE})"] if with_figure else []),
         "## Is this settled?",
         *(f"**{env_id}**: {advise(comparison, env_id).sentence()}" for env_id in env_ids),

@@ -21,6 +21,7 @@ HEADER = (
     "wall time",
     "runs",
 )
+FAILURES = "†"  # beside the name of what has failed runs
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Summary:
 
     :param records: finished or not, by replicate
     :param final: interquartile mean of the final return over the finished runs; ``None`` without any
-    :param area: the same of the area under the learning curve, in units of return
+    :param area: the same of the area under the learning curve, in units of return; ``None`` as well if a curve does not
+        begin at step 0, as those of imported runs may: without the bad beginning the area would be too large
     """
 
     label: str
@@ -52,6 +54,16 @@ class Summary:
         return [record for record in self.records if record.status in ("pending", "running")]
 
     @property
+    def imported(self) -> bool:
+        """Whether all runs were made elsewhere."""
+        return all(record.spec.origin is not None for record in self.records)
+
+    @property
+    def name(self) -> str:
+        """The label, with :data:`FAILURES` if there are any: what is said of it holds for runs that do not fail."""
+        return f"{self.label} {FAILURES}" if self.failed else self.label
+
+    @property
     def with_curve(self) -> list[Record]:
         """Finished, and evaluated more than once."""
         return [record for record in self.finished if len(record.evaluations) > 1]
@@ -67,7 +79,7 @@ class Summary:
         outcomes = [record.outcome for record in self.finished if record.outcome is not None]
         wall = duration(float(np.median([o.wall_seconds for o in outcomes]))) if outcomes else "–"
         return (
-            self.label,
+            self.name,
             estimate_text(self.final),
             estimate_text(self.area),
             number(min(record.final_return for record in self.finished)) if self.finished else "–",
@@ -77,8 +89,16 @@ class Summary:
         )
 
     def _count_text(self) -> str:
+        return f"{len(self.finished)}{self._troubles(', ')}"
+
+    @property
+    def counts(self) -> str:
+        """``3 of 10 runs; 7 failed``."""
+        return f"{len(self.finished)} of {len(self.records)} runs{self._troubles('; ')}"
+
+    def _troubles(self, between: str) -> str:
         counts = ((len(self.failed), "failed"), (len(self.missing), "missing"))
-        return ", ".join([f"{len(self.finished)}", *(f"{n} {what}" for n, what in counts if n)])
+        return "".join(f"{between}{n} {what}" for n, what in counts if n)
 
 
 def summarise(records: Iterable[Record]) -> list[Summary]:
@@ -92,7 +112,8 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
 def _summary(label: str, env_id: str, records: Sequence[Record]) -> Summary:
     finished = [record for record in records if record.status == "finished"]
     finals = [record.final_return for record in finished]
-    areas = [area_under_curve(*curve_of(r), r.spec.total_steps) for r in finished]
+    whole = all(curve_of(record)[0][0] == 0 for record in finished)
+    areas = [area_under_curve(*curve_of(r), r.spec.total_steps) for r in finished if whole]
     return Summary(
         label,
         env_id,
@@ -124,13 +145,30 @@ def best_first(summaries: Iterable[Summary]) -> list[Summary]:
     return sorted(summaries, key=lambda s: -math.inf if s.final is None else s.final.point, reverse=True)
 
 
+def best_of(summaries: Iterable[Summary]) -> list[Summary]:
+    """All that share the highest final return, as it is written; what has failed runs is not among them."""
+    ranked = [(s, number(s.final.point)) for s in best_first(summaries) if s.final is not None and not s.failed]
+    return [summary for summary, written in ranked if written == ranked[0][1]]
+
+
 def estimate_text(estimate: Estimate | None) -> str:
-    """``point [low, high]``."""
+    """``point [low, high]``, with as many decimals as the interval has use for."""
     if estimate is None:
         return "–"
     if math.isnan(estimate.low):
         return f"{number(estimate.point)} [one run]"
-    return f"{number(estimate.point)} [{number(estimate.low)}, {number(estimate.high)}]"
+    point, low, high = (point_text(estimate, value) for value in (estimate.point, estimate.low, estimate.high))
+    return f"{point} [{low}, {high}]"
+
+
+def point_text(estimate: Estimate, value: float | None = None) -> str:
+    """The point estimate, or ``value`` in its place, to the second digit of the width of the interval."""
+    value = estimate.point if value is None else value
+    largest, width = max(map(abs, (estimate.point, estimate.low, estimate.high))), estimate.high - estimate.low
+    if not (width > 1e-9 * largest and 1e-3 <= largest < 1e7):
+        return number(value)
+    decimals = max(0, min(_decimals(largest), 1 - math.floor(math.log10(width))))
+    return f"{value:z,.{decimals}f}"
 
 
 def probability_text(estimate: Estimate) -> str:
@@ -149,5 +187,10 @@ def number(value: float) -> str:
     """Four significant digits or whole numbers, whichever says more; never in powers of ten for ordinary returns."""
     if value != 0 and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.3g}"
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """Of four significant digits, as far as they are worth it."""
     decimals = max(0, min(4, 3 - math.floor(math.log10(abs(value))))) if value else 0
-    return f"{value:,.{min(decimals, 2 if abs(value) >= 1 else 4)}f}"
+    return min(decimals, 2 if abs(value) >= 1 else 4)

@@ -21,6 +21,7 @@ from sb3_pg_ext.experiments.summary import Summary, number
 
 HEADER = ("decision", "A", "B", "difference", "seeds of A, B", "next look needs", "80 % power")
 _NONE = "–"
+_TOO_MANY_TO_NAME = 3
 _FEW, _MANY = 3, 999  # seeds of each: with fewer, a number of seeds is no estimate; beyond, it is no plan
 
 
@@ -44,13 +45,16 @@ class Lack:
         parts = [_seeds(self.waiting)] if self.waiting else []
         return ", ".join([*parts, f"+{self.more}"] if self.more or not parts else parts)
 
-    def sentence(self, label: str) -> str:
-        """``seed 0 of a2c is still to come, and 3 more``."""
+    def sentence(self, labels: str, n: int) -> str:
+        """``seed 0 of a2c is still to come, and 3 more``.
+
+        :param labels: the ``n`` that lack it
+        """
         if not self.waiting:
-            return f"{self.more} more of {label}"
-        verb = "is" if len(self.waiting) == 1 else "are"
-        besides = f", and {self.more} more" if self.more else ""
-        return f"{_seeds(self.waiting)} of {label} {verb} still to come{besides}"
+            return f"{self.more} more of {'each of ' if n > 1 else ''}{labels}"
+        verb = "is" if len(self.waiting) * n == 1 else "are"
+        besides = f", and {self.more} more{' of each' if n > 1 else ''}" if self.more else ""
+        return f"{_seeds(self.waiting)} of {labels} {verb} still to come{besides}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Advice:
     :param decisions: of all pairs
     :param resolving: pair of labels -> about how many seeds of each would show a difference like the one that is seen
     :param failed: how many failed runs were passed over
+    :param survivors: label -> how many of its runs failed, of those that have others
     :param left_out: labels that have nothing but failed runs
     :param imported: labels whose runs were made elsewhere, and which are left out for it
     """
@@ -71,6 +76,7 @@ class Advice:
     decisions: Sequence[Decision]
     resolving: Mapping[frozenset[str], float]
     failed: int
+    survivors: Mapping[str, int]
     left_out: Sequence[str]
     imported: Sequence[str]
 
@@ -130,8 +136,19 @@ class Advice:
         state = f"{len(self.open)} of {len(self.decisions)} pairs {verb} open after look {self.looks}"
         state = f"{state} of {self.design.groups}" if self.looks else "there are too few seeds for a look"
         takes = f"look {self.looks + 1} takes {(self.looks + 1) * self.design.size} finished seeds of each"
-        lacking = "; ".join(lack.sentence(label) for label, lack in self.lacks.items())
-        return f"Not settled: {state}; {takes}: {lacking}."
+        return f"Not settled: {state}; {takes}: {self._lacking()}."
+
+    def _lacking(self) -> str:
+        """What is lacking, those together that lack the same."""
+        alike: dict[Lack, list[str]] = {}
+        for label, lack in self.lacks.items():
+            alike.setdefault(lack, []).append(label)
+        return "; ".join(lack.sentence(self._named(labels), len(labels)) for lack, labels in alike.items())
+
+    def _named(self, labels: Sequence[str]) -> str:
+        if len(labels) == len(self.runs) > _TOO_MANY_TO_NAME:
+            return f"the {len(labels)} algorithms"
+        return f"{', '.join(labels[:-1])} and {labels[-1]}" if len(labels) > 1 else labels[0]
 
     def _remarks(self) -> list[str]:
         first, found = self.design.first_look or 1, []
@@ -139,6 +156,9 @@ class Advice:
             found.append(f"Nothing can be decided before look {first}, at {first * self.design.size} seeds.")
         if self.failed:
             found.append(f"{self.failed} failed {'run was' if self.failed == 1 else 'runs were'} passed over.")
+        if self.survivors:
+            each = ", ".join(f"{label} (without {n} that failed)" for label, n in self.survivors.items())
+            found.append(f"Runs that do not fail are all that is compared of {each}.")
         if self.left_out:
             found.append(f"Nothing but failures: {', '.join(self.left_out)}.")
         if self.imported:
@@ -165,7 +185,9 @@ def advise(comparison: Comparison, env_id: str, design: Design | None = None, im
     scores = {label: _in_order(records) for label, records in runs.items()}
     decisions = settle(scores, design)
     failed = sum(len(summary.failed) for summary in summaries)
-    return Advice(env_id, design, runs, decisions, _resolving(scores, decisions, design), failed, hopeless, elsewhere)
+    survivors = {s.label: len(s.failed) for s in summaries if s.failed and s.label in runs}
+    resolving = _resolving(scores, decisions, design)
+    return Advice(env_id, design, runs, decisions, resolving, failed, survivors, hopeless, elsewhere)
 
 
 def _is_imported(records: Iterable[Record]) -> bool:

@@ -22,7 +22,7 @@ from sb3_pg_ext.experiments.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
-from sb3_pg_ext.experiments.summary import Summary, best_first, clock_of, curve_of
+from sb3_pg_ext.experiments.summary import FAILURES, Summary, best_first, clock_of, curve_of
 
 _POINTS = 101  # of profiles, and of curves over several environments
 
@@ -65,6 +65,20 @@ class Comparison:
     @property
     def records(self) -> list[Record]:
         return [record for summary in self.summaries for record in summary.records]
+
+    @cached_property
+    def troubled(self) -> dict[str, list[Summary]]:
+        """Label -> its summaries with failed runs, if there are any: what is said of it holds for the others alone."""
+        found = [summary for summary in self.summaries if summary.failed]
+        return {label: [s for s in found if s.label == label] for label in dict.fromkeys(s.label for s in found)}
+
+    def name(self, label: str) -> str:
+        """The label as it is named over all environments, with :data:`FAILURES` if a run failed in any."""
+        return f"{label} {FAILURES}" if label in self.troubled else label
+
+    def n_finished(self, label: str) -> int:
+        """Finished runs in all environments together."""
+        return sum(len(self.finals(label, env_id)) for env_id in self.env_ids)
 
     def within(self, env_id: str) -> list[Summary]:
         """The summaries of one environment, the best first."""
@@ -188,7 +202,15 @@ class Comparison:
             for s in summaries
             if s.with_curve
         ]
-        return Band(shares, *curve_band(*strata)) if len(strata) == len(self.env_ids) else None
+        if len(strata) < len(self.env_ids):
+            return None
+        known = shares >= max(_first_share(record) for summary in summaries for record in summary.with_curve)
+        return Band(shares, *(np.where(known, each, np.nan) for each in curve_band(*strata)))
+
+
+def _first_share(record: Record) -> float:
+    """Of the budget, at which the curve begins: before it nothing is known of an imported run."""
+    return record.evaluations[0].step / record.spec.total_steps
 
 
 def _curve(summary: Summary) -> Band | None:

@@ -9,7 +9,8 @@ from typing import Any
 from sb3_pg_ext.experiments.chart import ALONE, AMONG_OTHERS, Chart
 from sb3_pg_ext.experiments.comparison import drawing
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
-from sb3_pg_ext.experiments.comparison.facts import left_out
+from sb3_pg_ext.experiments.comparison.facts import failures, left_out
+from sb3_pg_ext.experiments.comparison.looks import OUTSTANDING, crowded
 from sb3_pg_ext.experiments.figure import Panel
 from sb3_pg_ext.experiments.statistics import AGGREGATES
 from sb3_pg_ext.experiments.summary import number
@@ -52,18 +53,24 @@ def _curves(comparison: Comparison) -> Chart:
         "learning_curves",
         "Learning curves",
         "Bold: interquartile mean over seeds; band: its 95 % bootstrap interval, point by point."
-        + (_crowd(comparison) or " Thin: single seeds, dotted if unfinished or failed."),
+        + (_crowd(comparison) or " Thin: single seeds, dotted if unfinished or failed.")
+        + _failures(comparison),
         _by_environment(comparison, "mean return over environment steps.", drawing.draw_curves),
         _size(len(comparison.env_ids)),
-        key=_KEY_OF_MANY if drawing.crowded(comparison) else _KEY,
+        key=_KEY_OF_MANY if crowded(comparison) else _KEY,
     )
 
 
 def _crowd(comparison: Comparison) -> str:
     """What is added to the caption of lines that are too many to be told apart."""
-    if not drawing.crowded(comparison):
+    if not crowded(comparison):
         return ""
-    return f" The {drawing.OUTSTANDING} best of each picture have colours, the others are grey."
+    return f" The {OUTSTANDING} best of each picture have colours, by their places there; the others are grey."
+
+
+def _failures(comparison: Comparison) -> str:
+    """What is added to the caption of a figure in which some runs are not, because they failed."""
+    return f" {sentence}" if (sentence := failures(comparison)) else ""
 
 
 def _without(comparison: Comparison, shown: Container[str]) -> str:
@@ -77,7 +84,7 @@ def _clock(comparison: Comparison) -> Chart:
         "Return over time",
         "The learning curves once more over time, learning included, evaluations not; a run that has ended stays where "
         "it was. Runs shared the machine with others, so that ratios say more than seconds; where they are large the "
-        "axis is logarithmic." + _crowd(comparison),
+        "axis is logarithmic." + _crowd(comparison) + _failures(comparison),
         _by_environment(comparison, "return over seconds of training.", drawing.draw_clock),
         _size(len(comparison.env_ids)),
         key="bold: interquartile mean over seeds · band: its 95 % bootstrap interval",
@@ -89,7 +96,9 @@ def _finals(comparison: Comparison) -> Chart:
         "final_returns",
         "Every run",
         "Dots: the final return of each run; line: interquartile mean; bar: its 95 % bootstrap interval. What is to be "
-        "expected of the next run is the spread of the dots; the bar says how well the middle is known.",
+        "expected of the next run is the spread of the dots; the bar says how well the middle is known."
+        + _crowd(comparison)
+        + _failures(comparison),
         _by_environment(comparison, "final returns of all runs.", drawing.draw_finals),
         size=(_size(len(comparison.env_ids))[0], 1.15 + 0.36 * len(comparison.labels)),
     )
@@ -104,7 +113,10 @@ def _aggregates(comparison: Comparison) -> Chart:
         "aggregates",
         "Aggregates with their intervals",
         "Of normalised final returns over all environments; bar: 95 % stratified bootstrap interval. The smaller the "
-        "optimality gap, the better." + _without(comparison, comparison.aggregates),
+        "optimality gap, the better."
+        + _without(comparison, comparison.aggregates)
+        + _crowd(comparison)
+        + _failures(comparison),
         [panel(name) for name in AGGREGATES],
         size=(2.65, 1.0 + 0.36 * len(comparison.aggregates)),
     )
@@ -118,7 +130,8 @@ def _efficiency(comparison: Comparison) -> Chart:
         "Interquartile mean of the normalised return of all runs in all environments after a share of the budget; "
         "band: 95 % stratified bootstrap interval, point by point."
         + _without(comparison, comparison.efficiency)
-        + _crowd(comparison),
+        + _crowd(comparison)
+        + _failures(comparison),
         [Panel("All environments", f"Normalised return over training. At the end: {ends}.",
                partial(drawing.draw_efficiency, comparison=comparison))],
         size=_size(1),
@@ -141,8 +154,9 @@ def _profiles(comparison: Comparison) -> Chart:
         "performance_profiles",
         "Performance profiles",
         "Share of runs whose final return lies above the value on the axis; band: 95 % bootstrap interval, point by "
-        "point. A line above another everywhere is that of the better algorithm; where it drops early, seeds fail."
-        + _crowd(comparison),
+        "point. A line above another everywhere is that of the better algorithm; where it drops early, seeds do badly."
+        + _crowd(comparison)
+        + _failures(comparison),
         panels,
         _size(len(panels)),
         key="band: 95 % bootstrap interval",
@@ -156,12 +170,14 @@ def _improvement(comparison: Comparison) -> Chart:
     alt = (
         f"{n} by {n} probabilities; the largest is {best[1].point:.2f}, that {best[0][0]} is better than {best[0][1]}."
     )
+    interval = ", with its 95 % stratified bootstrap interval" if n <= drawing.FEW else ""
     return Chart(
         "probability_of_improvement",
         "Probability of improvement",
-        f"How probably a run of the row is better than one of the column, in {where}, with its 95 % stratified "
-        "bootstrap interval. One half: no difference; blue: the row is better; red: the column."
-        + _without(comparison, comparison.complete),
+        f"How probably a run of the row is better than one of the column, in {where}{interval}. One half: no "
+        "difference; blue: the row is better; red: the column."
+        + _without(comparison, comparison.complete)
+        + _failures(comparison),
         [Panel("P(row > column)", alt, partial(drawing.draw_improvement, comparison=comparison))],
         size=(1.9 + 0.85 * min(n, 9), 1.2 + 0.55 * n),
     )

@@ -8,72 +8,58 @@ from typing import Any
 import numpy as np
 
 from sb3_pg_ext.experiments.comparison.analysis import Band, Comparison
-from sb3_pg_ext.experiments.figure import COLOURS, DASHES, FAINT, INK, short_number, tidy
+from sb3_pg_ext.experiments.comparison.looks import Look, crowded, looks, shortened
+from sb3_pg_ext.experiments.figure import COLOURS, FAINT, INK, short_number, tidy
 from sb3_pg_ext.experiments.statistics import AGGREGATES, Array, Estimate
-from sb3_pg_ext.experiments.summary import Summary, curve_of
+from sb3_pg_ext.experiments.summary import FAILURES, curve_of
 
 _BOLD = 2.2
 # Algorithms; with more, bands and single seeds step back, and the cells of a matrix have no room for intervals.
-_FEW = 6
-MANY = 12  # algorithms; with more, lines cannot be told apart, and only the best have a colour
-OUTSTANDING = 7  # of many, those that have one
+FEW = 6
 _SCALES_APART = 4.0  # ratio of times above which an axis is logarithmic
 _NAME_HEIGHT = 0.07  # of the height of a panel
-_LONGEST = 26  # characters of a label that are shown beside rows
+_SAMPLE, _NAME = (1.02, 1.085), 1.1  # where the samples of lines and their names are, of the width of a panel
 
 
-def crowded(comparison: Comparison) -> bool:
-    """Whether there are too many lines to be told apart."""
-    return len(comparison.labels) > MANY
+def _line(label: str, look: Look) -> dict[str, Any]:
+    return {**look.style, "linewidth": _BOLD if look.outstanding else 0.8, "label": label}
 
 
-def colour_of(comparison: Comparison, label: str) -> str:
-    """The colour of an algorithm in all figures."""
-    return COLOURS[comparison.labels.index(label) % len(COLOURS)]
-
-
-def dashes_of(comparison: Comparison, label: str) -> tuple[float, ...]:
-    """Its dashes, in widths of the line."""
-    return DASHES[comparison.labels.index(label) % len(DASHES)]
-
-
-def _line(comparison: Comparison, label: str) -> dict[str, Any]:
-    dashes = dashes_of(comparison, label)
-    style: Any = (0, dashes) if dashes else "-"
-    return {"color": colour_of(comparison, label), "linewidth": _BOLD, "linestyle": style, "label": label}
-
-
-def _draw_band(panel: Any, comparison: Comparison, label: str, band: Band, **how: Any) -> None:
-    alpha = 0.18 if len(comparison.labels) <= _FEW else 0.09
-    panel.fill_between(band.x, band.low, band.high, color=colour_of(comparison, label), alpha=alpha, linewidth=0, **how)
+def _draw_band(panel: Any, band: Band, line: dict[str, Any], alpha: float, **how: Any) -> None:
+    panel.fill_between(band.x, band.low, band.high, color=line["color"], alpha=alpha, linewidth=0, **how)
     drawn = panel.step if how else panel.plot
-    drawn(band.x, band.middle, **_line(comparison, label), **({"where": "post"} if how else {}))
+    drawn(band.x, band.middle, **line, **({"where": "post"} if how else {}))
 
 
 def _draw_lines(panel: Any, comparison: Comparison, bands: Mapping[str, Band], **how: Any) -> None:
     """All of ``bands``, of which the best come first; of many, only these stand out, with their names at the side."""
-    outstanding = _outstanding(comparison, list(bands))
+    found = looks(comparison, list(bands))
+    alpha = 0.18 if len(comparison.labels) <= FEW else 0.09
     for label, band in reversed(list(bands.items())):  # the best is drawn last, on top
-        if label in outstanding:
-            _draw_band(panel, comparison, label, band, **how)
+        if found[label].outstanding:
+            _draw_band(panel, band, _line(label, found[label]), alpha, **how)
         else:
-            (panel.step if how else panel.plot)(band.x, band.middle, color=FAINT, linewidth=0.8)
-    if crowded(comparison) and not how:
-        _name_ends(panel, {label: float(bands[label].middle[-1]) for label in outstanding}, comparison)
+            (panel.step if how else panel.plot)(band.x, band.middle, color=found[label].colour, linewidth=0.8)
 
 
-def _outstanding(comparison: Comparison, best_first: Sequence[str]) -> Sequence[str]:
-    return best_first[:OUTSTANDING] if crowded(comparison) else best_first
+def _name_ends(panel: Any, comparison: Comparison, bands: Mapping[str, Band], by_height: bool = True) -> None:
+    """Of many lines, the names of the best to the right of the panel, each with a sample of its line.
 
-
-def _name_ends(panel: Any, ends: Mapping[str, float], comparison: Comparison) -> None:
-    """Names to the right of the panel, beside the ends of their lines."""
-    low, high = panel.get_ylim()
-    labels = sorted(ends, key=lambda label: ends[label])
-    heights = apart([(ends[label] - low) / (high - low) for label in labels], _NAME_HEIGHT)
-    for label, height in zip(labels, heights, strict=True):
-        panel.annotate(shortened(label), (1.02, height), xycoords="axes fraction", va="center", fontsize=8,
-                       color=colour_of(comparison, label), annotation_clip=False)  # fmt: skip
+    :param by_height: beside the ends of their lines; otherwise the best on top, as where all lines end alike
+    """
+    if not crowded(comparison):
+        return
+    named = [(label, look) for label, look in looks(comparison, list(bands)).items() if look.outstanding]
+    wanted = [1.0 - _NAME_HEIGHT * place for place in range(len(named))]
+    if by_height:
+        low, high = panel.get_ylim()
+        wanted = [(float(bands[label].middle[-1]) - low) / (high - low) for label, _ in named]
+    order = sorted(range(len(named)), key=lambda place: (wanted[place], -place))
+    for number, height in zip(order, apart([wanted[n] for n in order], _NAME_HEIGHT), strict=True):
+        label, look = named[number]
+        panel.plot(_SAMPLE, (height, height), transform=panel.transAxes, clip_on=False, linewidth=_BOLD, **look.style)
+        panel.annotate(shortened(label), (_NAME, height), xycoords="axes fraction", va="center", fontsize=8,
+                       color=INK, annotation_clip=False)  # fmt: skip
 
 
 def apart(heights: Sequence[float], gap: float) -> Array:
@@ -90,15 +76,12 @@ def apart(heights: Sequence[float], gap: float) -> Array:
 
 def draw_curves(panel: Any, comparison: Comparison, env_id: str) -> None:
     """Return over environment steps: interquartile mean bold, its band behind; of few algorithms every seed, thin."""
-    summaries = comparison.within(env_id)
-    outstanding = _outstanding(comparison, [summary.label for summary in summaries])
-    for summary in reversed([summary for summary in summaries if summary.label in outstanding]):
-        if not crowded(comparison):
-            _draw_runs(panel, comparison, summary)
-        if (summary.label, env_id) not in comparison.curves:
-            panel.plot([], [], **_line(comparison, summary.label))  # for the legend
-    labels = [summary.label for summary in summaries if (summary.label, env_id) in comparison.curves]
-    _draw_lines(panel, comparison, {label: comparison.curves[label, env_id] for label in labels})
+    if not crowded(comparison):
+        _draw_single_runs(panel, comparison, env_id)
+    known = [s.label for s in comparison.within(env_id) if (s.label, env_id) in comparison.curves]
+    bands = {label: comparison.curves[label, env_id] for label in known}
+    _draw_lines(panel, comparison, bands)
+    _name_ends(panel, comparison, bands)
     panel.set_xlabel("training (environment steps)")
     panel.set_ylabel(_return_of_evaluations(comparison, env_id))
     panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
@@ -106,19 +89,27 @@ def draw_curves(panel: Any, comparison: Comparison, env_id: str) -> None:
     tidy(panel)
 
 
-def _draw_runs(panel: Any, comparison: Comparison, summary: Summary) -> None:
-    for record in summary.records:
-        if len(record.evaluations) > 1:
-            style = "-" if record.status == "finished" else ":"
-            colour = colour_of(comparison, summary.label)
-            alpha = 0.55 if len(comparison.labels) <= _FEW else 0.3
-            panel.plot(*curve_of(record), color=colour, linewidth=0.8, alpha=alpha, linestyle=style)
+def _draw_single_runs(panel: Any, comparison: Comparison, env_id: str) -> None:
+    summaries = comparison.within(env_id)
+    found = looks(comparison, [summary.label for summary in summaries])
+    alpha = 0.55 if len(comparison.labels) <= FEW else 0.3
+    for summary in reversed(summaries):
+        for record in summary.records:
+            if len(record.evaluations) > 1:
+                panel.plot(*curve_of(record), color=found[summary.label].colour, linewidth=0.8, alpha=alpha,
+                           linestyle="-" if record.status == "finished" else ":")  # fmt: skip
+        if (summary.label, env_id) not in comparison.curves:
+            panel.plot([], [], **_line(summary.label, found[summary.label]))  # for the legend
 
 
 def _return_of_evaluations(comparison: Comparison, env_id: str) -> str:
-    protocol = comparison.within(env_id)[0].records[0].spec.protocol
-    how = "deterministic" if protocol.deterministic else "stochastic"
-    return f"return per episode\n(mean of {protocol.episodes} {how} episodes)"
+    records = [record for summary in comparison.within(env_id) for record in summary.records]
+    kinds = {(r.spec.protocol.episodes, r.spec.protocol.deterministic, r.spec.origin is None) for r in records}
+    if len(kinds) > 1:
+        return "return per episode\n(evaluations of different kinds)"
+    ((episodes, deterministic, _),) = kinds
+    how = "deterministic" if deterministic else "stochastic"
+    return f"return per episode\n(mean of {episodes} {how} episodes)"
 
 
 def draw_clock(panel: Any, comparison: Comparison, env_id: str) -> None:
@@ -132,6 +123,7 @@ def draw_clock(panel: Any, comparison: Comparison, env_id: str) -> None:
     logarithmic = bool(ends) and max(ends) > _SCALES_APART * min(ends)
     bands = {label: _after_start(band) if logarithmic else band for label, band in timed.items()}
     _draw_lines(panel, comparison, bands)
+    _name_ends(panel, comparison, bands)
     if logarithmic:
         _set_logarithmic(panel)
     panel.xaxis.set_major_formatter(lambda value, _: short_number(value))
@@ -157,6 +149,7 @@ def _set_logarithmic(panel: Any) -> None:
 def draw_efficiency(panel: Any, comparison: Comparison) -> None:
     """Interquartile mean of the normalised return over the share of the budget."""
     _draw_lines(panel, comparison, comparison.efficiency)
+    _name_ends(panel, comparison, comparison.efficiency)
     panel.set_xlabel("training (share of the environment steps)")
     panel.set_ylabel("normalised return (0: low, 1: high)")
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -170,14 +163,16 @@ def draw_efficiency(panel: Any, comparison: Comparison) -> None:
 def draw_finals(panel: Any, comparison: Comparison, env_id: str) -> None:
     """The final return of every run as a dot; interquartile mean and its interval."""
     summaries = comparison.within(env_id)[::-1]
+    found = looks(comparison, [summary.label for summary in summaries][::-1])
     for row, summary in enumerate(summaries):
-        colour, finals = colour_of(comparison, summary.label), np.sort(comparison.finals(summary.label, env_id))
+        colour, finals = found[summary.label].colour, np.sort(comparison.finals(summary.label, env_id))
         heights = row + 0.22 * np.cos(np.pi * np.arange(len(finals)))  # alternately above and below, told apart
         panel.scatter(finals, heights, color=colour, s=16, alpha=0.65, linewidths=0)
         _draw_estimate(panel, summary.final, row, colour)
-    _set_rows(panel, [summary.label for summary in summaries])
+    _set_rows(panel, [_marked(summary.label, summary.failed) for summary in summaries])
     panel.set_xlabel("final return per episode")
     panel.margins(x=0.04)
+    panel.locator_params(axis="x", nbins=5)  # there is less room beside long names
 
 
 def _draw_estimate(panel: Any, estimate: Estimate | None, row: float, colour: str) -> None:
@@ -190,34 +185,37 @@ def _draw_estimate(panel: Any, estimate: Estimate | None, row: float, colour: st
 
 
 def _set_rows(panel: Any, labels: Sequence[str]) -> None:
-    panel.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+    panel.set_yticks(range(len(labels)), labels)
     panel.set_ylim(-0.6, len(labels) - 0.4)
     tidy(panel)
     panel.grid(axis="y", visible=False)
 
 
-def shortened(label: str) -> str:
-    """``label``, not longer than there is room beside a row."""
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+def _marked(label: str, failed: Any) -> str:
+    """The shortened label, marked if it has failed runs."""
+    return f"{shortened(label)} {FAILURES}" if failed else shortened(label)
 
 
 def draw_aggregate(panel: Any, comparison: Comparison, name: str) -> None:
     """One of the aggregates with its interval, for every algorithm."""
     labels = list(comparison.aggregates)[::-1]
+    found = looks(comparison, labels[::-1])
     for row, label in enumerate(labels):
-        _draw_estimate(panel, comparison.aggregates[label][name], row, colour_of(comparison, label))
-    _set_rows(panel, labels)
+        _draw_estimate(panel, comparison.aggregates[label][name], row, found[label].colour)
+    _set_rows(panel, [_marked(label, label in comparison.troubled) for label in labels])
     panel.set_xlabel("normalised return below 1" if name == list(AGGREGATES)[-1] else "normalised return")
 
 
 def draw_profiles(panel: Any, comparison: Comparison, profiles: Mapping[str, Band], unit: str) -> None:
     """Share of runs above each score."""
     _draw_lines(panel, comparison, profiles, step="post")
+    _name_ends(panel, comparison, profiles, by_height=False)
     panel.set_xlabel(unit)
     panel.set_ylabel("share of runs above")
     panel.set_ylim(-0.02, 1.03)
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     panel.margins(x=0)
+    panel.locator_params(axis="x", nbins=5)
     tidy(panel)
 
 
@@ -226,7 +224,7 @@ def draw_improvement(panel: Any, comparison: Comparison) -> None:
     from matplotlib.patches import Rectangle
 
     labels = comparison.ranking
-    few = len(labels) <= _FEW
+    few = len(labels) <= FEW
     for (first, second), estimate in comparison.improvement.items():
         row, column = labels.index(first), labels.index(second)
         colour = COLOURS[0] if estimate.point >= 0.5 else COLOURS[1]
@@ -242,7 +240,8 @@ def draw_improvement(panel: Any, comparison: Comparison) -> None:
     panel.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     tidy(panel)
     panel.grid(visible=False)
-    panel.set_xticks(range(len(labels)), map(shortened, labels), rotation=30, ha="right")
-    panel.set_yticks(range(len(labels)), map(shortened, labels))
+    names = [_marked(label, label in comparison.troubled) for label in labels]
+    panel.set_xticks(range(len(labels)), names, rotation=30, ha="right")
+    panel.set_yticks(range(len(labels)), names)
     panel.set_xlabel("than this")
     panel.set_ylabel("this is better")

@@ -12,9 +12,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
-from sb3_pg_ext.experiments.comparison.facts import SETTINGS_HEADER, settings_rows
-from sb3_pg_ext.experiments.statistics import AGGREGATES
-from sb3_pg_ext.experiments.summary import estimate_text, number, p_value_text, probability_text
+from sb3_pg_ext.experiments.comparison.facts import SETTINGS_HEADER, failures, origin_of_finals, settings_rows
+from sb3_pg_ext.experiments.statistics import AGGREGATES, Pair
+from sb3_pg_ext.experiments.summary import (
+    Summary,
+    best_of,
+    estimate_text,
+    number,
+    p_value_text,
+    probability_text,
+)
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -28,6 +35,7 @@ _SPECIAL = {
     "–": r"\textendash{}",
     "…": r"\ldots{}",
     "·": r"\textperiodcentered{}",
+    "†": r"\dag{}",
     **{"≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∞": r"$\infty$", "→": r"$\to$", "−": "$-$"},
 }
 _CAPITALS = "ΓΔΘΛΞΠΣΥΦΨΩ"  # those that Latin has too have no command
@@ -137,61 +145,69 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _results(comparison: Comparison) -> str:
-    blocks = {}
-    for env_id in comparison.env_ids:
-        rows = []
-        for place, summary in enumerate(comparison.within(env_id)):
-            finals = comparison.finals(summary.label, env_id)
-            final = _number(estimate_text(summary.final))
-            cells = [
-                _breakable(summary.label),
-                rf"\textbf{{{final}}}" if place == 0 and len(finals) else final,
-                _number(estimate_text(summary.area)),
-                _number(number(finals.min())) if len(finals) else "--",
-                f"{len(finals)}/{len(summary.records)}",
-            ]
-            rows.append((_lines(summary.label), cells))
-        blocks[env_id] = rows
+    blocks = {env_id: _results_of(comparison.within(env_id)) for env_id in comparison.env_ids}
     caption = (
-        r"Interquartile means over seeds with 95\,\% bootstrap intervals. Final return: mean of the test episodes "
-        r"after training. Runs: finished/all. Bold: the highest final return."
+        r"Interquartile means over seeds with 95\,\% bootstrap intervals. Final return: mean of "
+        rf"{_number(origin_of_finals(comparison.records))}. Runs: finished/all. Bold: the highest final "
+        rf"return.{_failures(comparison)}"
     )
     header = ("algorithm", "final return", "area under curve", "worst seed", "runs")
     return _table(header, blocks, f"{_column(comparison.labels, 0.3)}rrrr", caption)
 
 
+def _results_of(summaries: Sequence[Summary]) -> Rows:
+    best = best_of(summaries)
+    return [(_lines(summary.name), _result(summary, summary in best)) for summary in summaries]
+
+
+def _result(summary: Summary, best: bool) -> list[str]:
+    final = _number(estimate_text(summary.final))
+    finals = [record.final_return for record in summary.finished]
+    return [
+        _breakable(summary.name),
+        rf"\textbf{{{final}}}" if best else final,
+        _number(estimate_text(summary.area)),
+        _number(number(min(finals))) if finals else "--",
+        f"{len(finals)}/{len(summary.records)}{f', {len(summary.failed)} failed' if summary.failed else ''}",
+    ]
+
+
+def _failures(comparison: Comparison) -> str:
+    """What is added to a caption where some runs have failed."""
+    return f" {escape(failures(comparison))}" if comparison.troubled else ""
+
+
 def _pairs(comparison: Comparison) -> str:
-    blocks = {
-        env_id: [
-            (
-                _lines(pair.first, pair.second),
-                [
-                    _breakable(pair.first),
-                    _breakable(pair.second),
-                    _number(probability_text(pair.improvement)),
-                    *(p_value_text(value).replace("<", "$<$") for value in (pair.p_value, pair.corrected)),
-                ],
-            )
-            for pair in pairs
-        ]
-        for env_id, pairs in comparison.pairs.items()
-        if pairs
-    }
+    blocks: dict[str, Rows] = {}
+    for env_id, pairs in comparison.pairs.items():
+        names = {summary.label: summary.name for summary in comparison.within(env_id)}
+        if pairs:
+            blocks[env_id] = [_pair(pair, names[pair.first], names[pair.second]) for pair in pairs]
     caption = (
         r"Probability that a run of A is better than one of B, with its 95\,\% bootstrap interval; exact two-sided "
-        r"p-value of the Mann--Whitney test, and the same with Holm's correction over the pairs of the environment."
+        r"p-value of the Mann--Whitney test, and the same with Holm's correction over the pairs of the "
+        f"environment.{_failures(comparison)}"
     )
     column = _column(comparison.labels, 0.28)
     return _table(("A", "B", "$P(A > B)$", "$p$", "corrected"), blocks, f"{column}{column}rrr", caption)
 
 
+def _pair(pair: Pair, first: str, second: str) -> tuple[int, list[str]]:
+    p_values = (p_value_text(value).replace("<", "$<$") for value in (pair.p_value, pair.corrected))
+    cells = [_breakable(first), _breakable(second), _number(probability_text(pair.improvement)), *p_values]
+    return _lines(first, second), cells
+
+
 def _aggregates(comparison: Comparison) -> str:
     rows = [
-        (_lines(label), [_breakable(label), *(_number(estimate_text(row[name])) for name in AGGREGATES)])
+        (
+            _lines(label),
+            [_breakable(comparison.name(label)), *(_number(estimate_text(row[name])) for name in AGGREGATES)],
+        )
         for label, row in comparison.aggregates.items()
     ]
     over = f"Normalised final returns over {len(comparison.env_ids)} environments"
-    caption = rf"{over}, with 95\,\% stratified bootstrap intervals."
+    caption = rf"{over}, with 95\,\% stratified bootstrap intervals.{_failures(comparison)}"
     columns = _column(comparison.aggregates, 0.25) + "r" * len(AGGREGATES)
     return _table(("algorithm", *AGGREGATES), {"": rows}, columns, caption)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 
 from sb3_pg_ext.experiments.comparison import advice
 from sb3_pg_ext.experiments.comparison.analysis import Comparison
-from sb3_pg_ext.experiments.comparison.drawing import colour_of, dashes_of
 from sb3_pg_ext.experiments.comparison.facts import (
     SETTINGS_HEADER,
+    coverage,
     explanation,
+    failures,
     left_out,
     provenance_rows,
     settings_rows,
     state_line,
 )
+from sb3_pg_ext.experiments.comparison.looks import crowded, looks
 from sb3_pg_ext.experiments.figure import VARIABLES
 from sb3_pg_ext.experiments.html import render
 from sb3_pg_ext.experiments.results import Record
@@ -34,7 +37,16 @@ from sb3_pg_ext.experiments.statistics import (
     tolerance_interval,
     worst_mean,
 )
-from sb3_pg_ext.experiments.summary import HEADER, Summary, estimate_text, number, p_value_text, probability_text
+from sb3_pg_ext.experiments.summary import (
+    HEADER,
+    Summary,
+    best_of,
+    estimate_text,
+    number,
+    p_value_text,
+    point_text,
+    probability_text,
+)
 from sb3_pg_ext.experiments.values import as_text
 
 _TEMPLATE = "comparison/report.html.j2"
@@ -65,13 +77,15 @@ def page(
         _TEMPLATE,
         title=f"Comparison in {', '.join(comparison.env_ids)}",
         time=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        folder=str(folder),
+        folder=shlex.quote(str(folder)),
         state=state_line(records).strip("*"),
         notes=notes,
         cards=_cards(comparison),
         legend=_legend(comparison),
         header=HEADER,
         environments=[_environment(comparison, env_id) for env_id in comparison.env_ids],
+        failed_runs=failures(comparison),
+        coverage=coverage(comparison),
         explanation=[(what, text.replace("*", "")) for what, text in explanation(records)],
         spread_header=_SPREAD_HEADER,
         pair_header=_PAIR_HEADER,
@@ -99,21 +113,28 @@ def _cards(comparison: Comparison) -> list[tuple[str, str, str]]:
     remark = ", ".join(f"{n} {what}" for n, what in ((counts["failed"], "failed"), (missing, "missing")) if n)
     cards = [("runs finished", f"{counts['finished']} of {len(records)}", remark or "none failed, none missing")]
     for env_id in comparison.env_ids[:4]:
-        best = comparison.within(env_id)[0]
-        if best.final is not None:
-            cards.append((f"highest in {env_id}", number(best.final.point), best.label))
+        if best := best_of(comparison.within(env_id)):
+            cards.append((f"highest in {env_id}", _final(best[0]), _together([summary.label for summary in best])))
     return cards
 
 
+def _final(summary: Summary) -> str:
+    return _NONE if summary.final is None else point_text(summary.final)
+
+
+def _together(labels: Sequence[str]) -> str:
+    """``cmaes and 2 others``."""
+    others = f"{len(labels) - 1} others" if len(labels) > 2 else labels[-1]
+    return f"{labels[0]} and {others}" if len(labels) > 1 else labels[0]
+
+
 def _legend(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(label, colour, dashes) of the lines in the figures."""
+    """(label, colour, dashes) of the lines in the figures; nothing if each picture has its own."""
+    if crowded(comparison):
+        return []
     return [
-        (
-            label,
-            f"var({VARIABLES[colour_of(comparison, label)]})",
-            " ".join(f"{dash * _WIDTH_OF_SAMPLES:g}" for dash in dashes_of(comparison, label)),
-        )
-        for label in comparison.labels
+        (label, f"var({VARIABLES[look.colour]})", " ".join(f"{dash * _WIDTH_OF_SAMPLES:g}" for dash in look.dashes))
+        for label, look in looks(comparison, comparison.labels).items()
     ]
 
 
@@ -126,8 +147,8 @@ def _environment(comparison: Comparison, env_id: str) -> dict[str, Any]:
     return {
         "id": env_id,
         "rows": [summary.row() for summary in summaries],
-        "spread": [_spread(comparison.finals(s.label, env_id), s.label) for s in summaries if s.finished],
-        "pairs": [_pair(pair) for pair in pairs],
+        "spread": [_spread(comparison.finals(s.label, env_id), s.name) for s in summaries if s.finished],
+        "pairs": [_pair(pair, {s.label: s.name for s in summaries}) for pair in pairs],
         "verdict": _verdict(comparison, env_id, pairs),
         "all_header": _seeds_header(summaries),
         "all": [_seeds(summary, len(_seeds_header(summaries)) - 1) for summary in summaries],
@@ -152,9 +173,9 @@ def _spread(finals: Any, label: str) -> tuple[str, ...]:
     )
 
 
-def _pair(pair: Pair) -> tuple[str, ...]:
+def _pair(pair: Pair, names: Mapping[str, str]) -> tuple[str, ...]:
     p_values = (p_value_text(pair.p_value), p_value_text(pair.corrected))
-    return (pair.first, pair.second, probability_text(pair.improvement), *p_values)
+    return (names[pair.first], names[pair.second], probability_text(pair.improvement), *p_values)
 
 
 def _verdict(comparison: Comparison, env_id: str, pairs: Sequence[Pair]) -> str:
@@ -214,7 +235,7 @@ def _aggregates(comparison: Comparison) -> dict[str, Any] | None:
     if not comparison.aggregates:
         return None
     rows = [
-        (label, *(estimate_text(row[name]) for name in AGGREGATES), f"{sum(map(len, comparison.scores[label]))}")
+        (comparison.name(label), *(estimate_text(row[name]) for name in AGGREGATES), f"{comparison.n_finished(label)}")
         for label, row in comparison.aggregates.items()
     ]
     return {

@@ -12,6 +12,7 @@ from sb3_pg_ext.experiments.statistics.aggregates import (
     optimality_gap,
 )
 from sb3_pg_ext.experiments.statistics.bootstrap import RESAMPLES, Estimate, curve_band, stratified_interval
+from sb3_pg_ext.experiments.statistics.coverage import COVERAGE_OF_FEW
 from sb3_pg_ext.experiments.statistics.curves import area_under_curve
 from sb3_pg_ext.experiments.statistics.distribution import (
     guaranteed_share,
@@ -31,6 +32,7 @@ from sb3_pg_ext.experiments.statistics.sequential import Decision, Design, missi
 
 __all__ = [
     "AGGREGATES",
+    "COVERAGE_OF_FEW",
     "RESAMPLES",
     "Array",
     "Decision",

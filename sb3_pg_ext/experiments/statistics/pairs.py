@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy import stats
 
 from sb3_pg_ext.experiments.statistics.aggregates import Array
 from sb3_pg_ext.experiments.statistics.bootstrap import RESAMPLES, Estimate, percentiles
+
+_STEPS_TO_SCALE = 64  # numbers of subsets grow by 2 at each
 
 
 def probability_of_improvement(
@@ -64,7 +67,8 @@ def rank_test(first: Any, second: Any) -> float:
     Why this one: returns are bounded, skewed and tied (runs that all reach the maximum), where the t-test of Welch has
     no ground and, without any spread, no value; and U / (n k) is the P(A > B) that is reported. The p-value is exact,
     ties included: the permutation distribution of the sum of mid-ranks by the recursion over runs of Streitberg and
-    Röhmel (1986, Exact Distributions for Permutation and Rank Tests), twice the ranks being whole numbers.
+    Röhmel (1986, Exact Distributions for Permutation and Rank Tests), twice the ranks being whole numbers. Without ties
+    it depends on n and k alone, and is worked out once.
 
     :param first: (n,) scores
     :param second: (k,) scores
@@ -73,21 +77,44 @@ def rank_test(first: Any, second: Any) -> float:
     n, k = len(first), len(second)
     if not n or not k:
         return 1.0
-    doubled = np.rint(2 * stats.rankdata(np.concatenate([first, second]))).astype(np.int64)
-    chances = _chances_of_sums(doubled, n)
-    middle = n * (n + k + 1)
+    ranks = stats.rankdata(np.concatenate([first, second]))
+    untied = len(np.unique(ranks)) == n + k
+    chances = _chances_of_wins(n, k) if untied else _chances_of_sums(np.rint(2 * ranks).astype(np.int64), n)
+    # The statistic in steps of the distribution: wins of the first, or the sum of its ranks, doubled.
+    observed = 2 * ranks[:n].sum() if not untied else ranks[:n].sum() - n * (n + 1) / 2
+    middle = (len(chances) - 1) / 2 if untied else n * (n + k + 1)
     distance = np.abs(np.arange(len(chances)) - middle)
-    return float(min(1.0, chances[distance >= abs(int(doubled[:n].sum()) - middle)].sum()))
+    return float(min(1.0, chances[distance >= abs(observed - middle) - 0.25].sum()))
+
+
+@cache
+def _chances_of_wins(n: int, k: int) -> Array:
+    """(n k + 1) probability of each number of wins of n scores over k others, without ties.
+
+    By the recursion of Mann and Whitney (1947) over the largest of all: it is one of the n, and wins over all k, with
+    probability n / (n + k), or one of the others. All terms are positive, so that nothing is lost by rounding.
+    """
+    rows = [np.ones(1) for _ in range(n + 1)]  # those of i scores over j others
+    for j in range(1, k + 1):
+        for i in range(1, n + 1):
+            chances = np.zeros(i * j + 1)
+            chances[: i * (j - 1) + 1] = j / (i + j) * rows[i]
+            chances[j:] += i / (i + j) * rows[i - 1]
+            rows[i] = chances
+    rows[n].flags.writeable = False
+    return rows[n]
 
 
 def _chances_of_sums(ranks: Any, n: int) -> Array:
     """(s,) probability of each sum of n of the ranks, drawn without replacement."""
     chances = np.zeros((n + 1, int(ranks.sum()) + 1))
     chances[0, 0] = 1.0
-    for seen, rank in enumerate(ranks, 1):
-        for size in range(min(n, seen), 0, -1):
-            chances[size, rank:] += chances[size - 1, : chances.shape[1] - rank]
-        chances /= chances.sum(axis=1).max()  # numbers of subsets outgrow floating-point numbers
+    reach = 0  # the largest sum so far
+    for seen, rank in enumerate(np.sort(ranks), 1):
+        reach, most = reach + int(rank), min(n, seen)
+        chances[1 : most + 1, rank : reach + 1] += chances[:most, : reach + 1 - rank]
+        if not seen % _STEPS_TO_SCALE:
+            chances /= chances.sum(axis=1).max()  # numbers of subsets outgrow floating-point numbers
     return chances[n] / chances[n].sum()
 
 

@@ -105,8 +105,8 @@ def settle(
 
     A look takes place when all algorithms of undecided pairs have their seeds for it. Two algorithms whose scores have
     the same distribution are called different with probability alpha at most, exactly; for several pairs it is so as
-    far as permutations within pairs have the dependence between pairs (4.1 to 5.2 % of 5 % in simulations). The same
-    mean with another spread is another distribution, and may be found (9 % where one spread is 25 times the other).
+    far as permutations within pairs have the dependence between pairs (3.7 to 5.2 % of 5 % in simulations). The same
+    mean with another spread is another distribution, and may be found (10 % where one spread is 25 times the other).
 
     :param scores: label -> (n,) one score per run, always in the same order; what is beyond the design is left out
     :param design: by default, five groups of five at 0.05
