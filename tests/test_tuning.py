@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -19,21 +20,25 @@ import pytest
 import yaml
 from optuna.trial import TrialState, create_trial
 
-from sb3_pg_ext import registry
+from sb3_pg_ext import __version__, registry
 from sb3_pg_ext.experiments import seeds as S
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.results import Evaluation
-from sb3_pg_ext.experiments.tuning import choice, config_entry, journal, ledger, objective, workers
+from sb3_pg_ext.experiments.provenance import command, without_password
+from sb3_pg_ext.experiments.results import Evaluation, Outcome, Record
+from sb3_pg_ext.experiments.run_spec import RunSpec
+from sb3_pg_ext.experiments.store import FILE_NAME, Store
+from sb3_pg_ext.experiments.tuning import choice, config_entry, journal, ledger, objective, outcome, workers
 from sb3_pg_ext.experiments.tuning.choice import Winner, finalists, rounded
 from sb3_pg_ext.experiments.tuning.fate import fate_of, fate_text
-from sb3_pg_ext.experiments.tuning.ledger import Recovery, VoidTrialError, claim, counts
-from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
+from sb3_pg_ext.experiments.tuning.ledger import Recovery, VoidTrialError, claim, counts, name_of, place_of
+from sb3_pg_ext.experiments.tuning.plan import Plan, plan_of, plan_tuning
 from sb3_pg_ext.experiments.tuning.samplers import PRUNERS, SAMPLERS, check_packages, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
-from sb3_pg_ext.experiments.tuning.storages import open_storage, with_driver, without_password
-from sb3_pg_ext.experiments.tuning.tuning import Tuning
-from sb3_pg_ext.experiments.tuning.worker import Proposal
+from sb3_pg_ext.experiments.tuning.storages import open_storage, with_driver
+from sb3_pg_ext.experiments.tuning.tuning import Tuning, _is_worth_while
+from sb3_pg_ext.experiments.tuning.verdict import verdict
+from sb3_pg_ext.experiments.tuning.worker import Proposal, run_trial
 from sb3_pg_ext.experiments.values import SettingError
 from sb3_pg_ext.experiments.zoo_configs import zoo_config
 from sb3_pg_ext.spec import Choice, Float, Int, OneMinus, When, suggest
@@ -73,6 +78,37 @@ def test_a_plan_survives_its_storage():
     assert Plan.from_json(made.to_json()) == made
     assert made.differences(plan())
     assert not made.differences(Plan.from_json(made.to_json()))
+
+
+def test_of_another_plan_only_what_differs_is_told_and_not_much_of_it():
+    space = {**plan().dimensions, "learning_rate": Float(1e-5, 0.1, log=True)}
+    low = plan().dimensions["learning_rate"].low
+    assert plan(space=space).differences(plan()) == [f"space.learning_rate.low is 1e-05, but was {low}"]
+    del space["learning_rate"]
+    [gone] = plan(space=space).differences(plan())
+    assert gone.startswith("space.learning_rate is absent, but was {'type': 'float',")
+    assert plan(arguments={"policy_kwargs": {"net_arch": [8]}}, space=space).differences(
+        plan(arguments={"policy_kwargs": {"net_arch": [9]}}, space=space)
+    ) == ["arguments.policy_kwargs.net_arch is [8], but was [9]"]
+    many = plan().differences(
+        plan_tuning("npg", "CartPole-v1", 1000, arguments={"policy_kwargs": {"net_arch": [8] * 99}})
+    )
+    assert len("; ".join(many)) < 1000
+    assert many[-1].endswith(" more")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"spare": 1}, "its plan has 'spare'"), ({"every": None}, "its plan lacks 'every'")]
+)
+def test_a_plan_of_another_version_is_refused_with_the_versions(change, words):
+    content = {
+        name: value for name, value in {**vars(plan()), **change}.items() if value is not None or name == "n_envs"
+    }
+    attributes = {"plan": json.dumps(content), "versions": {"sb3_pg_ext": "0.0.7"}}
+    with pytest.raises(SettingError, match=rf"begun by sb3_pg_ext 0\.0\.7, and {__version__} is installed: {words}\."):
+        plan_of(attributes)
+    with pytest.raises(SettingError, match="begun by another version of sb3_pg_ext"):
+        Plan.from_json(json.dumps(content))
 
 
 def test_what_is_fixed_is_not_searched_and_settles_the_conditions_on_it():
@@ -162,18 +198,62 @@ def test_what_lies_outside_the_space_becomes_its_nearest_point_or_is_left_to_the
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_proposes_the_same_for_the_same_place_only(name):
-    def proposal(n_before: int, slot: int, master: int = 0) -> dict[str, Any]:
+    def proposal(n_before: int, place: int, master: int = 0) -> dict[str, Any]:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         study.optimize(lambda trial: sum(_numbers(trial).values()), n_trials=n_before)
-        study.sampler = make_sampler(name, master, n_before, slot, n_startup_trials=2)
+        study.sampler = make_sampler(name, master, place, n_startup_trials=2)
         trial = study.ask()
         return {**_numbers(trial), "c": trial.suggest_categorical("c", ["a", "b"])}
 
-    assert proposal(4, 0) == proposal(4, 0)
-    others = [proposal(4, 0, 1), proposal(5, 0)]
+    assert proposal(4, 4) == proposal(4, 4)
+    others = [proposal(4, 4, 1), proposal(5, 5)]
     if name != "qmc":  # its workers take turns in one sequence, which is kept in the study
-        others.append(proposal(4, 1))
-    assert all(other != proposal(4, 0) for other in others)
+        others.append(proposal(4, 5))
+    assert all(other != proposal(4, 4) for other in others)
+
+
+def test_recorded_commands_go_on_proposing_the_same():
+    found = []
+    for place in (0, 1, 7):
+        study = optuna.create_study(sampler=make_sampler("random", 3, place, 10))
+        found.append(study.ask().suggest_float("x", 0, 1))
+    assert found == pytest.approx([0.7637215301103001, 0.59234391440832, 0.5503081818631611])
+
+
+def test_two_machines_that_begin_at_the_same_moment_propose_different_trials(tmp_path, monkeypatch):
+    """One looks at the study and asks for a trial, and the other does both in between."""
+    monkeypatch.setattr(
+        objective, "execute", lambda spec, run: run.evaluation("x", Evaluation(1000, (1.0,), (1,), 0.0))
+    )
+    with Tuning(plan(), tmp_path, proposal=Proposal("random", "none")) as tuning:
+        order = (tuning.storage, tuning.study_name, tuning.proposal)
+        run_trial(*order)
+        optimize, others = optuna.Study.optimize, [order, order]
+
+        def late(study: optuna.Study, *arguments: Any, **options: Any) -> None:
+            if others:
+                run_trial(*others.pop())
+            optimize(study, *arguments, **options)
+
+        monkeypatch.setattr(optuna.Study, "optimize", late)
+        run_trial(*order)
+        drawn = [repr(trial.params) for trial in tuning.study.trials]
+    assert len(drawn) == len(set(drawn)) == 4
+
+
+def test_the_place_of_a_trial_is_that_of_the_first_for_which_it_is_done_again(study):
+    for _ in range(2):  # two processes at once
+        study.enqueue_trial({"x": 0.5}, user_attrs={"name": "the first trial"})
+    running(study, ALIVE, name="the first trial")
+    running(study, ALIVE, void="trial 0 is the same")
+    running(study, DEAD)
+    Recovery(study)()
+    marks = [None, None, running(study, ALIVE), running(study, DEAD)]
+    Recovery(study)()
+    marks += [running(study, ALIVE), running(study, ALIVE)]
+    places = [place_of(trial, study.trials) for trial in study.trials]
+    assert places == [0, 0, 1, 1, 2, 2, 3]
+    assert places[:3] == [place_of(trial, study.trials[:3]) for trial in study.trials[:3]]
 
 
 def _numbers(trial: optuna.Trial) -> dict[str, float]:
@@ -182,13 +262,48 @@ def _numbers(trial: optuna.Trial) -> dict[str, float]:
 
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(SettingError, match="sampler='bayes': allowed are 'tpe', 'gp'"):
-        make_sampler("bayes", 0, 0, 0, 10)
+        make_sampler("bayes", 0, 0, 10)
     with pytest.raises(SettingError, match="pruner='halving': allowed are 'median', 'hyperband'"):
         make_pruner("halving", plan())
     with pytest.raises(SettingError, match="seeds_per_trial=2: at least 5"):
         make_pruner("wilcoxon", plan(seeds_per_trial=2))
     for name in PRUNERS:
         make_pruner(name, plan(seeds_per_trial=5))
+
+
+def begun(folder: Path, pruner: str) -> Tuning:
+    return Tuning(plan(seeds_per_trial=5), folder, proposal=Proposal("random", pruner))
+
+
+def test_the_way_in_which_trials_are_compared_stays_the_same(tmp_path):
+    begun(tmp_path, "median").close()
+    begun(tmp_path, "none").close()
+    with pytest.raises(SettingError, match=r"pruner='wilcoxon' compares trials run by run, but.*compared step by step"):
+        begun(tmp_path, "wilcoxon")
+    begun(tmp_path / "other", "wilcoxon").close()
+    with pytest.raises(
+        SettingError, match=r"pruner='hyperband' compares trials step by step, but.*compared run by run"
+    ):
+        begun(tmp_path / "other", "hyperband")
+
+
+@pytest.mark.parametrize(("step", "allowed", "refused"), [(0, "wilcoxon", "median"), (200, "none", "wilcoxon")])
+def test_of_a_study_that_does_not_say_how_its_trials_are_compared_the_reports_do(tmp_path, step, allowed, refused):
+    with begun(tmp_path, allowed) as tuning:
+        attributes = tuning.study.user_attrs
+    storage = open_storage(f"journal:{tmp_path}/old.log")
+    study = optuna.create_study(storage=storage, study_name=tuning.study_name, direction="maximize")
+    for name, value in attributes.items():
+        if name != "compared":
+            study.set_user_attr(name, value)
+    study.add_trial(create_trial(value=1.0, intermediate_values={step: 1.0, step + 1: 1.0}))
+
+    def joined(pruner: str) -> Tuning:
+        return Tuning(tuning.plan, tmp_path, f"journal:{tmp_path}/old.log", proposal=Proposal("random", pruner))
+
+    with pytest.raises(SettingError, match=f"pruner='{refused}' compares trials"):
+        joined(refused)
+    joined(allowed).close()
 
 
 def test_a_missing_package_is_told_of_at_once(monkeypatch):
@@ -281,7 +396,15 @@ def test_passwords_are_not_shown():
     assert without_password("postgresql://h/db?user=me&password=secret&x=1") == (
         "postgresql://h/db?user=me&password=***&x=1"
     )
+    assert without_password("redis://:secret@host mysql+pymysql://h/db?passwd=secret") == (
+        "redis://:***@host mysql+pymysql://h/db?passwd=***"
+    )
     assert without_password("sqlite:///a:b@c.db") == "sqlite:///a:b@c.db"
+
+
+def test_the_command_is_kept_without_passwords(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sb3-pg", "tune", "--storage", "postgresql://me:se'cret@host/db"])
+    assert command() == "sb3-pg tune --storage 'postgresql://me:***@host/db'"
 
 
 # --- which trials count
@@ -445,6 +568,12 @@ def test_marks_stay_with_a_trial_that_is_done_again(study):
     assert waiting(study)[0]["given"] == {"gamma": 0.9}
 
 
+def test_a_trial_that_an_earlier_study_has_asked_for_by_name_is_not_asked_for_again(study):
+    study.enqueue_trial({"x": 0.5}, user_attrs={"in_place_of": "the defaults"})
+    ledger.enqueue_once(study, {"x": 0.5}, "the defaults")
+    assert [name_of(trial) for trial in study.trials] == ["the defaults"]
+
+
 def test_what_is_enqueued_once_is_carried_out_once(study):
     for _ in range(2):
         ledger.enqueue_once(study, {"x": 0.5}, "the defaults")
@@ -559,6 +688,44 @@ def test_a_run_that_fails_fails_the_trial_with_the_reason(study, monkeypatch):
     assert Recovery(study)() == []
 
 
+def test_a_run_that_asks_the_process_to_end_fails_the_trial_as_well(study, monkeypatch):
+    monkeypatch.setattr(objective, "execute", lambda spec, recorder: sys.exit(0))
+    done = carry_out(study, plan())
+    assert (done.state, done.user_attrs["reason"]) == (TrialState.FAIL, "SystemExit: 0")
+    assert counts(done)
+
+
+# --- which tuning goes on
+
+
+def ended(study: optuna.Study, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+    for state in states:
+        marks = {"reason": "ValueError: x"} if state is TrialState.FAIL else {}
+        value = 1.0 if state is TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, value=value, user_attrs=marks))
+    return study.get_trials()
+
+
+def test_a_tuning_whose_trials_have_all_failed_waits_for_those_under_way_and_then_ends(study):
+    under_way = [running(study, ALIVE)]
+    assert _is_worth_while(ended(study, *[TrialState.FAIL] * 4), ())
+    under_way.append(running(study, FAR))
+    assert not _is_worth_while(ended(study, TrialState.FAIL), ()), "none is begun, and nobody gives up"
+    for trial in under_way:
+        assert not _is_worth_while(study.get_trials(), ())
+        trial.set_user_attr("reason", "ValueError: x")
+        study.tell(trial, state=TrialState.FAIL)
+    with pytest.raises(workers.TuningError, match="all of the first 7 trials have failed: ValueError: x"):
+        _is_worth_while(study.get_trials(), ())
+    assert _is_worth_while(study.get_trials(), range(3)), "earlier calls had another environment, it may be"
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+def test_a_tuning_with_one_good_trial_goes_on(study, state):
+    trials = ended(study, state, *[TrialState.FAIL] * 9)
+    assert _is_worth_while(trials, (0,)), "also if an earlier call has seen it"
+
+
 # --- signs of life
 
 
@@ -629,6 +796,28 @@ def test_who_stands_still_is_ended_and_who_gets_on_or_has_a_new_trial_is_not(stu
     assert found.reap() == {9: "ended with signal 9"}
 
 
+def test_workers_that_end_before_they_have_claimed_a_trial_are_counted_whatever_their_exit_code(study, tmp_path):
+    owner = Owner.current()
+    running(study, str(replace(owner, pid=8)))  # of an earlier process with that number
+    found = workers.Workers(workers.Order("", "", Proposal(), None, 100.0), tmp_path, 1, study.trials)
+
+    def ends(pid: int, code: int = 0) -> None:
+        found._slots = {0: Process(pid)}
+        found._slots[0].kill()
+        found._slots[0].exitcode = code
+        assert found.reap() == {pid: f"ended with exit code {code}"}
+        running(study, None)  # it had got so far as to ask for one
+        found.check_fruitful(study.trials)
+
+    for pid in range(1, 5):
+        ends(pid, pid % 2)
+    running(study, str(replace(owner, pid=5)))
+    for pid in range(5, 10):
+        ends(pid)
+    with pytest.raises(workers.TuningError, match="5 worker processes in a row have ended without a trial"):
+        ends(10)
+
+
 def test_while_this_process_was_stopped_itself_nobody_has_stood_still(study, monkeypatch, tmp_path):
     now = [0.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
@@ -667,6 +856,117 @@ def test_settings_are_rounded_to_what_anyone_would_type(value, text):
     assert repr(rounded({"x": [1], "y": {"gamma": value}})["y"]["gamma"]) == text
 
 
+def record(run: RunSpec, value: float | None, error: str = "Traceback\n  somewhere\nValueError: x\n") -> Record:
+    """Of a run that came to ``value``, or failed."""
+    if value is None:
+        return Record(run, "failed", 5, 0, error, None, None, (), None)
+    return Record(run, "finished", 1000, 0, None, None, None, (), Evaluation(1000, (value,), (1,), 0.0))
+
+
+@pytest.fixture
+def chosen(study, monkeypatch, tmp_path):
+    """The choice of one trial, from what each run has come to: label of stage and contender -> values by seed."""
+
+    def choose(**worth: list[float | None]) -> Winner:
+        def records(runs: Any, folder: Path, **options: Any) -> dict[str, list[Record]]:
+            values = {label: worth[f"{folder.name}_{label.replace(' ', '')}"] for label in runs}
+            return {label: list(map(record, group, values[label])) for label, group in runs.items()}
+
+        monkeypatch.setattr(choice, "_records", records)
+        n_seeds = len(worth["choice_defaults"])
+        return choice.choose(study, plan(), tmp_path / "my choice", top=1, seeds=n_seeds)
+
+    study.add_trial(create_trial(value=1.0, user_attrs={"settings": {"gamma": 0.9}, "scores": [1.0]}))
+    return choose
+
+
+def test_who_is_only_as_good_as_the_defaults_is_not_chosen(chosen):
+    winner = chosen(choice_trial0=[5.0, 7.0], choice_defaults=[6.0, 6.0], verdict_defaults=[1.0, 2.0])
+    assert (winner.label, [contender.label for contender in winner.contenders]) == ("defaults", ["defaults", "trial 0"])
+    assert winner.scores == winner.rival.scores == (1.0, 2.0)
+    assert winner.doubt == "No trial is better than the defaults."
+
+
+@pytest.mark.parametrize(
+    ("tuned", "defaults", "scores", "doubt"),
+    [
+        ([3.0, 4.0, 5.0], [1.0, 2.0, 3.0], ((3.0, 4.0, 5.0), (1.0, 2.0, 3.0)), None),
+        ([3.0, 2.0, 1.0], [1.0, 2.0, 3.0], ((3.0, 2.0, 1.0), (1.0, 2.0, 3.0)), "no better than the defaults"),
+        ([0.0, 2.0, 1.0], [1.0, 2.0, 3.0], ((0.0, 2.0, 1.0), (1.0, 2.0, 3.0)), "The verdict is against the trial"),
+        ([None, 4.0, 5.0], [1.0, 2.0, None], ((4.0,), (2.0,)), "no verdict: runs on 2 of its 3 seeds are not finished"),
+        ([None] * 3, [1.0, 2.0, 3.0], ((), ()), "no verdict: runs on 3 of its 3 seeds are not finished"),
+    ],
+)
+def test_a_verdict_compares_runs_on_the_same_seeds_and_counts_those_that_are_missing(
+    chosen, tuned, defaults, scores, doubt
+):
+    winner = chosen(choice_trial0=[9.0] * 3, choice_defaults=[6.0] * 3, verdict_tuned=tuned, verdict_defaults=defaults)
+    assert (winner.label, (winner.scores, winner.rival.scores)) == ("trial 0", scores)
+    assert winner.missing == 3 - len(scores[0])
+    assert winner.doubt is None if doubt is None else doubt in winner.doubt
+
+
+def test_a_choice_without_anyone_who_came_to_the_end_says_why(chosen, tmp_path):
+    with pytest.raises(workers.TuningError) as caught:
+        chosen(choice_trial0=[None, 1.0], choice_defaults=[1.0, None])
+    assert str(caught.value) == (
+        "some runs of every contender have failed: trial 0: ValueError: x; defaults: ValueError: x. "
+        f"All of them: sb3-pg report '{tmp_path}/my choice/choice'"
+    )
+
+
+def test_a_verdict_with_missing_or_equal_runs_is_not_told_as_one(tmp_path):
+    def told(tuned: list[float | None], defaults: list[float | None]) -> str:
+        runs = [plan().run("x", {}, k, S.seeds_of(0, k)) for k in range(len(tuned))]
+        judged = [
+            outcome.Contender(label, {}, tuple(map(record, runs, values)), 1.0)
+            for label, values in (("trial 0", tuned), ("defaults", defaults))
+        ]
+        return " ".join(verdict(outcome.Outcome((), judged[0], *judged)))
+
+    assert "its mean is equal to that of the defaults" in told([1.0, 2.0], [2.0, 1.0])
+    assert "Left out" not in told([1.0, 2.0], [2.0, 1.0])
+    assert "Left out, since a run on them is not finished: 2 of 3 seeds" in told([None, 2.0, 3.0], [1.0, 2.0, None])
+
+
+def test_equal_contenders_are_shown_with_the_defaults_first(tmp_path):
+    folder = tmp_path / "choice"
+    runs = [plan().run(label, {"gamma": 0.9} if label == "trial 0" else {}, 0) for label in ("trial 0", "defaults")]
+    with Store(folder / FILE_NAME, create=True) as store:
+        store.declare(runs)
+        for run in runs:
+            assert store.claim(run.key, ALIVE)
+            store.add_evaluation(run.key, ALIVE, "training", Evaluation(1000, (5.0,), (1,), 0.0))
+            store.finish(run.key, ALIVE, Outcome(1000, 1.0, 1.0, 1.0), {})
+    found = outcome.outcome(plan(), [], tmp_path)
+    assert [contender.label for contender in found.contenders] == ["defaults", "trial 0"]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "words"),
+    [
+        ("choose", {"seeds": 0}, "seeds=0: a whole number >= 1 is needed"),
+        ("choose", {"top": -1}, "top=-1: a whole number >= 1 is needed"),
+        ("choose", {"top": 0}, "top=0"),
+        ("choose", {"jobs": 0}, "jobs=0: a whole number >= 1 or None is needed"),
+        ("choose", {"total_steps": 2.5}, r"total_steps=2\.5"),
+        ("choose", {"stall_limit": 0}, r"stall_limit=0: a number in \(0, inf\] is needed"),
+        ("run", {"n_trials": -1}, "n_trials=-1: a whole number >= 1 or None is needed"),
+        ("run", {"n_trials": 2.5}, r"n_trials=2\.5"),
+        ("run", {"jobs": -1}, "jobs=-1"),
+        ("run", {"timeout": -1.0}, r"timeout=-1\.0: a number in \[0, inf\] is needed"),
+        ("run", {"stall_limit": math.nan}, "stall_limit=nan"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(tmp_path, monkeypatch, method, arguments, words):
+    monkeypatch.setattr("sb3_pg_ext.experiments.tuning.tuning.Workers", lambda *_: pytest.fail("has begun"))
+    monkeypatch.setattr("sb3_pg_ext.experiments.tuning.tuning.choose", lambda *_: pytest.fail("has begun"))
+    with Tuning(plan(), tmp_path) as tuning:
+        tuning.study.add_trial(create_trial(value=1.0))
+        with pytest.raises(ValueError, match=words):
+            getattr(tuning, method)(**arguments)
+
+
 def test_who_wins_on_which_seeds(study, monkeypatch, tmp_path):
     made = plan(master_seed=3)
     for value, rate in ((9.0, 0.1), (8.0, 0.2), (1.0, 0.3)):
@@ -674,25 +974,70 @@ def test_who_wins_on_which_seeds(study, monkeypatch, tmp_path):
     study.add_trial(create_trial(value=99.0, user_attrs={"settings": {}, "given": {}, "scores": [99.0]}))
     study.add_trial(create_trial(value=50.0, user_attrs={"settings": {"gamma": 0.9}, "scores": []}))
     study.set_user_attr("start", {"gamma": 0.5})
-    worth = {"trial 0": 5.0, "trial 1": 7.0, "defaults": 6.0, "tuned": 4.0}
+    worth = {"trial 0": 5.0, "trial 1": 7.0, "start": 6.0, "tuned": 4.0}
     asked: dict[str, Any] = {}
 
-    def scores(runs: Any, folder: Path, **options: Any) -> dict[str, tuple[float, ...]]:
+    def records(runs: Any, folder: Path, **options: Any) -> dict[str, list[Record]]:
         asked[folder.name] = runs
-        return {label: (worth[label],) * (2 if label == "trial 0" else 3) for label in runs}
+        return {
+            label: [record(run, worth[label] if label != "trial 0" or run.replicate else None) for run in group]
+            for label, group in runs.items()
+        }
 
-    monkeypatch.setattr(choice, "_scores", scores)
+    monkeypatch.setattr(choice, "_records", records)
     found = choice.choose(study, made, tmp_path, top=2, seeds=3)
-    assert list(asked["choice"]) == ["trial 0", "trial 1", "defaults"], "whole trials by value, and those asked for not"
-    assert list(asked["verdict"]) == ["tuned", "defaults"]
+    assert list(asked["choice"]) == ["trial 0", "trial 1", "start"], "whole trials by value, and those asked for not"
+    assert list(asked["verdict"]) == ["tuned", "start"]
     assert found.label == "trial 1", "the best of those with all their runs on fresh seeds, not in the search"
-    assert (found.scores, found.default_scores, found.n_trials) == ((4.0,) * 3, (6.0,) * 3, 5)
+    assert (found.rival.label, found.rival.settings) == ("start", {"gamma": 0.5}), "these are not the defaults"
+    assert (found.scores, found.rival.scores, found.n_trials) == ((4.0,) * 3, (6.0,) * 3, 5)
     for group in asked["choice"].values():
         assert [run.seeds for run in group] == [S.choice_seeds(3, number) for number in range(3)]
     for group in asked["verdict"].values():
         assert [run.seeds for run in group] == [S.seeds_of(0, number) for number in range(3)]
     assert asked["verdict"]["tuned"][0].arguments["learning_rate"] == 0.2
-    assert asked["verdict"]["defaults"][0].arguments["gamma"] == 0.5
+    assert asked["verdict"]["start"][0].arguments["gamma"] == 0.5
+
+
+def test_a_folder_belongs_to_one_study(tmp_path):
+    Tuning(plan(), tmp_path, study_name="first").close()
+    with pytest.raises(SettingError, match="belongs to the study 'first': 'second' needs another one"):
+        Tuning(plan(), tmp_path, study_name="second")
+    Tuning(plan(), tmp_path, study_name="first").close()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--storage", "journal:"], "storage='journal:': expected journal:PATH"),
+        (["--storage", "journal:{}/damaged"], "damaged is not a journal of Optuna, or is damaged"),
+        (["--storage", "nosuch+driver://me@server/x"], "storage='nosuch+driver://me@server/x' cannot be opened"),
+        (["--write", "{}/damaged"], "damaged is not a folder that can be written to"),
+        (["--write", "{}/damaged/further"], "damaged is not a folder that can be written to"),
+    ],
+)
+def test_what_cannot_be_written_to_is_said_before_anything_runs(tmp_path, capsys, monkeypatch, options, complaint):
+    monkeypatch.setattr("sb3_pg_ext.experiments.executor.warm_up", lambda *arguments: None)
+    (tmp_path / "damaged").write_text("not a journal\n")
+    command = ["tune", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "100", "-f", str(tmp_path / "f")]
+    assert main([*command, *(option.format(tmp_path) for option in options)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_journal_whose_first_line_was_cut_off_by_a_kill_can_be_used(tmp_path):
+    (tmp_path / "trials.log").write_text('{"op_code": 0, "worker')
+    Tuning(plan(), tmp_path).close()
+    assert (tmp_path / "trials.log").read_text().startswith('{"op_code":0,"worker_id":')
+
+
+def test_a_study_name_is_no_markup_and_names_the_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sb3_pg_ext.experiments.executor.warm_up", lambda *arguments: None)
+    monkeypatch.setattr(Tuning, "run", lambda *arguments: None)
+    monkeypatch.chdir(tmp_path)
+    command = ["tune", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "100", "--trials-only"]
+    assert main([*command, "--study-name", "[red]x[/y]"]) == 0
+    assert "[red]x[/y]: " in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["tune__red_x_y_"]
 
 
 # --- the entry
@@ -710,7 +1055,7 @@ WINNER = Winner(
     [],
     40,
     (480.0, 500.0),
-    (20.0, 30.0),
+    choice.Contender("defaults", {}, None, (20.0, 30.0)),
 )
 
 
@@ -721,6 +1066,9 @@ def test_the_entry_holds_what_differs_and_is_read_back(tmp_path):
     assert "gamma" not in text, "it is the default"
     assert "# sb3-pg tune ...\n# sb3-pg compare ...\nCartPole-v1:\n  normalize: true\n  n_envs: 8\n" in text
     assert "On 2 fresh seeds: mean 490.0, worst 480.0; defaults: mean 25.00, worst 20.00." in text
+    bad = choice.Contender("start", {"learning_rate": 1e-06, "gamma": 0.1}, None, (2.0,))
+    text = config_entry.write_entry(tmp_path / "other", made, replace(WINNER, rival=bad), []).read_text()
+    assert "; start (learning_rate=1e-06, gamma=0.1): mean 2.000, worst 2.000." in text
     assert zoo_config("reinforce", "CartPole-v1", tmp_path) == {
         name: value for name, value in WINNER.settings.items() if name != "gamma"
     }

@@ -22,8 +22,10 @@ from optuna.trial import TrialState
 
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.owner import Owner
+from sb3_pg_ext.experiments.store import FILE_NAME, Store
 from sb3_pg_ext.experiments.tuning import Tuning, plan_tuning
-from sb3_pg_ext.experiments.tuning.ledger import counts
+from sb3_pg_ext.experiments.tuning.ledger import counts, name_of
+from sb3_pg_ext.experiments.tuning.report import write_report
 from sb3_pg_ext.experiments.tuning.storages import close_storage, open_storage
 from sb3_pg_ext.experiments.tuning.tuning import TuningError
 from sb3_pg_ext.experiments.values import SettingError
@@ -173,7 +175,7 @@ def test_two_tunings_share_the_work_and_do_not_overshoot(storage, tmp_path):
     trials = trials_of(storage)
     assert sum(counts(trial) for trial in trials) == 5
     assert sum("settings" in trial.user_attrs for trial in trials) == 5, "no other was begun"
-    defaults = [t for t in trials if t.user_attrs.get("in_place_of") == "the first trial" and counts(t)]
+    defaults = [t for t in trials if name_of(t) == "the first trial" and counts(t)]
     assert len(defaults) == 1
 
 
@@ -231,7 +233,7 @@ def test_from_start_to_end(tmp_path, capsys):
     assert "4 trials are in the storage already" in capsys.readouterr().out
     assert len(trials_of(f"journal:{tmp_path}/trials.log")) == 4
     assert main(tune(tmp_path, *extra, "gamma:0.8")) == 2
-    assert "arguments is {'gamma': 0.8, 'n_envs': 2}, but was {'gamma': 0.9" in capsys.readouterr().err
+    assert "arguments.gamma is 0.8, but was 0.9. Give another" in capsys.readouterr().err
 
 
 def test_a_study_of_something_else_is_not_taken_over(tmp_path, monkeypatch):
@@ -291,6 +293,60 @@ def test_a_tuning_whose_trials_all_fail_ends_with_the_reason(tmp_path):
     assert "all of the first" in done.stdout
     assert "not finite" in done.stdout
     assert len(trials_of(f"journal:{tmp_path}/trials.log", "reinforce_hostile_env:Hostile-v0")) <= 8
+
+
+QUITTING = """
+import os, sys
+import gymnasium as gym
+from test_tuning_processes import Hostile
+
+class Quitting(Hostile):
+    def __init__(self, way):
+        self.way = way
+    def step(self, action):
+        {"exit": sys.exit, "_exit": os._exit}[self.way](0)
+
+gym.register("Quitting-v0", Quitting)
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "reason", "n_trials"),
+    [("exit", "SystemExit: 0", 1), ("_exit", "2 workers died over it; the last one ended with exit code 0", 2)],
+)
+def test_an_environment_that_ends_its_process_as_if_all_were_well_fails_the_trial(tmp_path, way, reason, n_trials):
+    (tmp_path / "quitting_env.py").write_text(QUITTING)
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = ["tune", "--algo", "reinforce", "--env", "quitting_env:Quitting-v0", "-n", "100", "-f", str(tmp_path)]
+    command += ["--env-kwargs", f"way:{way}", "--n-trials", "1", "-j", "1", "--trials-only"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sb3_pg_ext.experiments.cli", *command],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert reason in done.stdout
+    trials = trials_of(f"journal:{tmp_path}/trials.log", "reinforce_quitting_env:Quitting-v0")
+    assert len(trials) == n_trials
+    assert [trial.user_attrs["reason"] for trial in trials if counts(trial)] == [reason]
+
+
+def test_no_password_is_kept_anywhere(tmp_path, monkeypatch):
+    plan = plan_tuning("npg", "CartPole-v1", 100, seeds_per_trial=1, n_evaluations=1, episodes=1)
+    monkeypatch.setattr(sys, "argv", ["sb3-pg", "tune", "--storage", "postgresql://me:swordfish@host/x"])
+    with Tuning(plan, tmp_path) as tuning:
+        tuning.run(n_trials=1, jobs=1)
+        tuning.choose(top=1, seeds=1, jobs=1)
+        write_report(tuning.study, plan, tmp_path)
+    files = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not [path for path, content in files.items() if b"swordfish" in content]
+    for stage in ("choice", "verdict"):
+        with Store(tmp_path / stage / FILE_NAME) as store:
+            asked = store.commands()
+            ran = {record.provenance["command"] for record in store.records()}
+        assert asked == [*ran] == ["sb3-pg tune --storage 'postgresql://me:***@host/x'"]
 
 
 def test_workers_that_cannot_get_a_trial_end_the_tuning(tmp_path, monkeypatch):

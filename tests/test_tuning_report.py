@@ -372,7 +372,7 @@ FOUND = {"trial 1": {"learning_rate": 0.01}, "trial 2": {"learning_rate": 0.02},
     ("tuned", "defaults", "sentence"),
     [
         ([100.0, 90.0, 95.0, 99.0, 98.0], [50.0, 60.0, 40.0, 55.0, 45.0], "The tuned settings are better."),
-        ([50.0, 60.0, 40.0, 55.0, 45.0], [100.0, 90.0, 95.0, 99.0, 98.0], "The defaults are better"),
+        ([50.0, 60.0, 40.0, 55.0, 45.0], [100.0, 90.0, 95.0, 99.0, 98.0], "The defaults did better"),
         ([50.0, 60.0, 40.0, 55.0, 45.0], [51.0, 58.0, 43.0, 55.0, 44.0], "cannot be told from these seeds"),
         ([50.0, 60.0], [10.0, 20.0], "too few for an interval"),
         ([50.0, np.nan], [np.nan, 20.0], "the runs that judge it are not finished"),

@@ -363,3 +363,63 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch, ca
 def test_each_reader_of_no_settings_gets_a_table_of_its_own():
     untuned.hyperparams["default"]["written"] = "by rl_zoo3"
     assert untuned.hyperparams == {"default": {}}
+
+
+EACH_BY_ITSELF = """
+import json, sys
+from sb3_pg_ext.zoo.command import main
+for argv in json.loads(sys.argv[1]):
+    print("status", main(argv), file=sys.stderr, flush=True)
+"""
+TRAIN = "train --algo reinforce --env CartPole-v1 -n 100"
+
+
+def test_what_is_wrong_with_a_command_is_one_line(tmp_path):
+    expected = {
+        "train --algo reinforce --env NoSuch-v0 -n 100": "NoSuch-v0 not found",
+        f"{TRAIN} -params gamma:7": "gamma=7: a number in [0, 1] is needed",
+        f"{TRAIN} -params gama:0.9": "REINFORCE() has no argument 'gama'.",
+        "train --algo ppo --env CartPole-v1 -n 100 -params gama:0.9": "unexpected keyword argument 'gama'",
+        f"{TRAIN} -params gamma=0.9": "a K:V whose V is no value of Python, where text has quotes: invalid syntax",
+        f"{TRAIN} -params baseline:mean": "where text has quotes: name 'mean' is not defined",
+        f"{TRAIN} -conf missing.yml": "No such file or directory: 'missing.yml'",
+        f"{TRAIN} -i missing.zip": "must be a valid path to a .zip file",
+        "train --algo mbpg --env CartPole-v1 -n 100": "action_space=Discrete(2): MBPG",
+        "enjoy --algo reinforce --env CartPole-v1 -f nolog": "The nolog/reinforce folder was not found",
+        "record_video --algo reinforce --env CartPole-v1 -f nolog": "The nolog/reinforce folder was not found",
+    }
+    code = ["-W", "ignore", "-c", EACH_BY_ITSELF, json.dumps([line.split() for line in expected])]
+    done = subprocess.run([sys.executable, *code], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    shown = [line for line in done.stderr.splitlines() if line.startswith(("sb3_pg_ext.zoo: ", "status"))]
+    assert shown[1::2] == ["status 2"] * len(expected)
+    for line, sentence in zip(shown[::2], expected.values(), strict=True):
+        assert sentence in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "function", "expected"),
+    [
+        (ValueError("n=0"), "sb3_pg_ext.bases.options", "check", True),
+        (AssertionError("no folder"), "rl_zoo3.utils", "get_model_path", True),
+        (FileNotFoundError("none"), "rl_zoo3.exp_manager", "read_hyperparameters", True),
+        (ValueError("n=0"), "my_env", "reset", False),
+        (ValueError("the gradient is nan"), "sb3_pg_ext.bases.on_policy", "learn", False),
+        (AssertionError(), "rl_zoo3.exp_manager", "setup_experiment", False),
+        (TypeError("unsupported operand"), "sb3_pg_ext.bases.on_policy", "__init__", False),
+        (NameError("name 'x' is not defined"), "rl_zoo3.train", "train", False),
+        (KeyError("x"), "rl_zoo3.train", "train", False),
+    ],
+)
+def test_an_error_that_nobody_has_foreseen_keeps_its_traceback(error, place, function, expected, monkeypatch, capsys):
+    scope = {"__name__": place, "error": error}
+    exec(compile(f"def {function}(*arguments):\n    raise error", "file.py", "exec"), scope)
+    monkeypatch.setattr(command, "_hand_over", scope[function])
+    if expected:
+        assert command.main(["train"]) == 2
+        assert capsys.readouterr().err == f"sb3_pg_ext.zoo: {error}\n"
+        return
+    with pytest.raises(type(error)) as raised:
+        command.main(["train"])
+    assert raised.value is error

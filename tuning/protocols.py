@@ -39,6 +39,7 @@ from sb3_pg_ext.experiments.tuning.plan import Plan, plan_tuning
 from sb3_pg_ext.experiments.tuning.samplers import make_pruner, make_sampler
 
 TOP, CHOICE_SEEDS = 4, 4
+PROTOCOLS = ("single", "choice", "several")
 
 
 class LastEvaluation:
@@ -63,7 +64,7 @@ def search(plan: Plan, budget: int, seed_of_trial: bool) -> list[optuna.trial.Fr
     study = optuna.create_study(direction="maximize", pruner=make_pruner("median", plan))
     while used(study.trials, plan) < budget:
         number = len(study.trials)
-        study.sampler = make_sampler("tpe", plan.master_seed, number, 0, n_startup_trials=10)
+        study.sampler = make_sampler("tpe", plan.master_seed, number, n_startup_trials=10)
         # The runs of a trial take seeds 0, 1, 2 of its plan's master seed.
         mine = replace(plan, master_seed=plan.master_seed * 10_000 + number) if seed_of_trial else plan
         study.optimize(lambda trial, mine=mine: objective(trial, mine), n_trials=1, catch=(Exception,))
@@ -84,15 +85,17 @@ def fresh_choice(trials: list[optuna.trial.FrozenTrial], plan: Plan, master: int
 
 
 def winners(master: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What each protocol finds."""
+    """What each protocol that is asked for finds."""
     budget, found = args.budget * args.steps, {}
     search_budget = budget - TOP * CHOICE_SEEDS * args.steps
     if {"single", "choice"} & set(args.protocols):
         plan = plan_of(args, master, seeds_per_trial=1, episodes=5)
-        trials = search(plan, budget, seed_of_trial=True)
-        found["single"] = dict(finalists(trials, 1)[0].settings)
-        early = [trials[: n + 1] for n in range(len(trials)) if used(trials[:n], plan) < search_budget][-1]
-        found["choice"] = fresh_choice(early, replace(plan, episodes=20), master)
+        trials = search(plan, budget if "single" in args.protocols else search_budget, seed_of_trial=True)
+        if "single" in args.protocols:
+            found["single"] = dict(finalists(trials, 1)[0].settings)
+        if "choice" in args.protocols:
+            early = [trials[: n + 1] for n in range(len(trials)) if used(trials[:n], plan) < search_budget][-1]
+            found["choice"] = fresh_choice(early, replace(plan, episodes=20), master)
     if "several" in args.protocols:
         plan = plan_of(args, master, seeds_per_trial=3, episodes=10, aggregate="mean")
         trials = search(plan, search_budget, seed_of_trial=False)
@@ -127,13 +130,16 @@ def main() -> None:
     add("--env", default="CartPole-v1")
     add("--steps", type=int, default=20_000, help="environment steps of a run (20000)")
     add("--n-envs", type=int, default=8)
-    add("--protocols", nargs="+", default=["single", "choice", "several"], metavar="NAME")
+    add("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="those that are compared (all)")
     add("--budget", type=int, default=60, help="runs' worth of steps for each protocol (60)")
     add("--judges", type=int, default=10, help="seeds that judge each winner (10)")
     add("--repetitions", type=int, default=10)
     add("-j", "--jobs", type=int, default=2)
     add("-o", "--output", type=Path, default=Path("results/protocols.json"))
     args = parser.parse_args()
+    final = TOP * CHOICE_SEEDS
+    if args.budget <= (0 if args.protocols == ["single"] else final):
+        parser.error(f"--budget {args.budget}: the final choice alone takes {final} runs")
 
     jobs = [(master, args) for master in range(args.repetitions)]
     found: dict[int, Any] = {}
@@ -153,15 +159,21 @@ def summarise(found: dict[int, Any]) -> None:
     for title, measure in (("mean return", np.mean), ("worst judging seed", np.min)):
         values = {p: np.array([measure(scores) for _, scores in column(found, p)]) for p in next(iter(found.values()))}
         for protocol, each in values.items():
-            estimate = stratified_interval([each], np.mean)
-            print(f"{title}, {protocol}: {estimate.point:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]")
+            print(f"{title}, {protocol}: {with_interval(each, '.1f')}")
             if protocol != "single" and "single" in values:
                 gains = each - values["single"]
-                estimate = stratified_interval([gains], np.mean)
+                higher, equal = np.sum(gains > 0), np.sum(gains == 0)
                 print(
-                    f"   above single: {estimate.point:+.1f} [{estimate.low:+.1f}, {estimate.high:+.1f}], "
-                    f"in {np.sum(gains > 0)} of {len(gains)} repetitions"
+                    f"   above single: {with_interval(gains, '+.1f')}; higher in {higher} of {len(gains)} repetitions, "
+                    f"equal in {equal}"
                 )
+
+
+def with_interval(values: np.ndarray, form: str) -> str:
+    """Mean and interval, of which there is none for a single value."""
+    estimate = stratified_interval([values], np.mean)
+    interval = f" [{estimate.low:{form}}, {estimate.high:{form}}]" if len(values) > 1 else " (one repetition)"
+    return f"{estimate.point:{form}}{interval}"
 
 
 def column(found: dict[int, Any], protocol: str) -> list[Any]:

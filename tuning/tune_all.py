@@ -6,12 +6,14 @@
 
 Each pair gets ``--minutes`` of trials, and the final choice on top. A pair that is done is left alone by the next call;
 one that was interrupted goes on. The winners are written to ``--write`` as entries in the format of zoo_configs, each
-with its command, versions and result in its head. Options that are not listed here go to ``sb3-pg tune``.
+with its command, versions and result in its head. An environment that is not in the table of this file needs
+``--steps``. Options that are not listed here go to ``sb3-pg tune``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import subprocess
 import sys
@@ -21,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 
 from sb3_pg_ext import registry
+from sb3_pg_ext.experiments.commands.arguments import whole
 from sb3_pg_ext.experiments.tuning.tuning import WINNER_FILE
 
 
@@ -67,17 +71,32 @@ def pairs(algos: list[str], env_ids: list[str]) -> Iterator[tuple[str, str]]:
 
 def command(algo: str, env_id: str, args: argparse.Namespace, others: list[str]) -> list[str]:
     """The arguments of ``sb3-pg`` for one pair."""
-    setting, family = ENVIRONMENTS.get(env_id, Setting(args.steps)), registry.get(algo).family
+    setting, family = ENVIRONMENTS.get(env_id, Setting(0)), registry.get(algo).family
     steps = args.steps or round(setting.steps * STEPS_OF_FAMILY.get(family, 1.0))
-    fixed = [f"n_envs:{1 if family in STEPS_OF_FAMILY else N_ENVS}"]
-    # Population methods have an option of their own for it.
-    fixed += ["normalize:True"] if setting.normalize and family == "on_policy" else []
     return [
-        *("tune", "--algo", algo, "--env", env_id, "-n", str(steps), "-params", *fixed),
-        *("--timeout", f"{args.minutes:g}m", "--n-evaluations", "5", "--eval-episodes", "10"),
+        *("tune", "--algo", algo, "--env", env_id, "-n", str(steps), "-params", *fixed(setting, family, args.params)),
+        *("--timeout", f"{np.format_float_positional(args.minutes, trim='-')}m"),
+        *("--n-evaluations", "5", "--eval-episodes", "10"),
         *("--final-top", "3", "--final-seeds", "5", "-j", str(args.jobs)),
         *("-f", str(args.folder / f"{algo}_{env_id}"), "--write", str(args.write), *others),
     ]
+
+
+def fixed(setting: Setting, family: str, typed: list[str]) -> list[str]:
+    """Settings that are not searched; typed ones win."""
+    own = {"n_envs": f"n_envs:{1 if family in STEPS_OF_FAMILY else N_ENVS}"}
+    if setting.normalize and family == "on_policy":  # population methods have an option of their own for it
+        own["normalize"] = "normalize:True"
+    names = {text.partition(":")[0].strip() for text in typed}
+    return [*(text for name, text in own.items() if name not in names), *typed]
+
+
+def minutes(text: str) -> float:
+    """A positive number."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of minutes")
+    return value
 
 
 def main() -> int:
@@ -86,13 +105,34 @@ def main() -> int:
     add = parser.add_argument
     add("--algo", nargs="+", default=own, metavar="KEY", help="algorithms (all of this package)")
     add("--env", nargs="+", default=list(ENVIRONMENTS), metavar="ID", help="environments (the nine of zoo_configs)")
-    add("--minutes", type=float, default=5.0, help="of trials for each pair (5)")
-    add("--steps", type=int, default=0, help="environment steps of a run, instead of the table in this file")
+    add("--minutes", type=minutes, default=5.0, help="of trials for each pair (5)")
+    add("--steps", type=whole, help="environment steps of a run, instead of the table in this file")
+    params_help = "settings that are fixed, not searched, beside those of this file"
+    add(
+        "-params",
+        "--hyperparams",
+        dest="params",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="K:V",
+        help=params_help,
+    )
     add("-j", "--jobs", type=int, default=2, help="worker processes (2)")
     add("-f", "--folder", type=Path, default=Path("results/tune_all"), help="for trials and reports (results/tune_all)")
     add("--write", type=Path, default=Path("results/tune_all/zoo_configs"), help="for the entries")
     add("--dry-run", action="store_true", help="only show the commands")
     args, others = parser.parse_known_args()
+    try:
+        for key in args.algo:
+            registry.get(key)
+    except registry.UnknownAlgorithmError as error:
+        parser.error(f"--algo: {error}")
+    unknown = [env_id for env_id in args.env if env_id not in ENVIRONMENTS]
+    if unknown and not args.steps:
+        parser.error(
+            f"--env {' '.join(unknown)}: --steps is needed, there are none in the table of {Path(__file__).name}"
+        )
 
     failed = []
     for algo, env_id in pairs(args.algo, args.env):

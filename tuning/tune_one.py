@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from sb3_pg_ext.experiments.console import console
+from sb3_pg_ext.experiments.executor import warm_up
 from sb3_pg_ext.experiments.tuning import Tuning, plan_tuning
 from sb3_pg_ext.experiments.tuning.config_entry import departures, describe
 from sb3_pg_ext.experiments.tuning.progress import TuningProgress
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--n-trials", type=int, default=20)
     parser.add_argument("--seeds-per-trial", type=int, default=3)
     args = parser.parse_args()
+    warm_up(["sb3_pg_ext.experiments.tuning.worker", "sb3_contrib"])  # the workers' imports go on meanwhile
 
     plan = plan_tuning(
         args.algo,
@@ -42,7 +44,7 @@ def main() -> None:
         winner = tuning.choose(top=3, seeds=5)
         files = write_report(tuning.study, plan, folder)
     print(f"{winner.label}: {departures(plan.algo, winner.settings)}")
-    print(f"On fresh seeds: {describe(winner.scores)}; the defaults: {describe(winner.default_scores)}")
+    print(f"On fresh seeds: {describe(winner.scores)}; the {winner.rival.label}: {describe(winner.rival.scores)}")
     print(*files, sep="\n")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,11 +45,20 @@ def provenance() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command of this process as it can be typed again."""
+    """The command of this process as it can be typed again, without the passwords in it: it is kept with results."""
     import shlex
 
     program, *arguments = sys.argv
-    return shlex.join([*_program(program), *arguments])
+    return shlex.join([*_program(program), *map(without_password, arguments)])
+
+
+def without_password(text: str) -> str:
+    """``text`` with the passwords of the URLs in it left out."""
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]+@|(\w*passw(?:or)?d=)[^&\s'\"]+", _hidden, text)
+
+
+def _hidden(match: re.Match[str]) -> str:
+    return f"{match[1]}***@" if match[1] else f"{match[2]}***"
 
 
 def _program(called: str) -> list[str]:
@@ -71,6 +83,22 @@ def git_state() -> str | None:
     if commit is None:
         return None
     return f"{commit} (modified)" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def other_code(commits: Iterable[str | None], present: str | None) -> str:
+    """A sentence on results that other code than the present one may have given; nothing if there are none.
+
+    :param commits: as by :func:`git_state`, one of each result
+    :param present: the same, of now; modified code may be any
+    """
+    counts = Counter(commit for commit in commits if commit != present or (commit or "").endswith("(modified)"))
+    if not counts:
+        return ""
+    listed = ", ".join(f"{number} of {commit or 'no commit'}" for commit, number in counts.items())
+    return (
+        f"Finished runs that are taken as they are, though made by other or modified code: {listed}; "
+        f"this is {present or 'no commit'}. To run them anew, choose another folder."
+    )
 
 
 def _git(*arguments: str) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -25,6 +27,7 @@ NOT_HANDED_OVER = {
     "push_to_hub": "it cannot be imported beside huggingface_sb3 3.2: use package_to_hub of huggingface_sb3",
     "benchmark": "it needs rl_zoo3's repository: use all_plots, or sb3-pg compare",
 }
+_CHECKING = ("rl_zoo3", "sb3_pg_ext", "stable_baselines3", "sb3_contrib", "gymnasium")
 NEEDED = ("rl_zoo3", "requests", "seaborn")
 HELP = """\
 usage: python -m sb3_pg_ext.zoo COMMAND ...
@@ -64,14 +67,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         _hand_over(argv[0], argv[1:])
-    except (_CommandError, SettingError) as error:
-        print(f"sb3_pg_ext.zoo: {error}", file=sys.stderr)
+    except Exception as error:
+        if not _is_about_the_command(error):
+            raise
+        print(f"sb3_pg_ext.zoo: {_sentence(error)}", file=sys.stderr)
         return 2
     return 0
 
 
 class _CommandError(Exception):
     """Nothing can be handed over."""
+
+
+def _is_about_the_command(error: Exception) -> bool:
+    """Whether an error says what is wrong with the words and files of the command.
+
+    That is one that these packages raise with a sentence before anything is learned. What an environment raises, numpy,
+    or a model that learns, is looked for with the traceback.
+    """
+    if isinstance(error, (_CommandError, SettingError)):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "learn" in {frame.f_code.co_name for frame in frames} or not str(error):
+        return False
+    if isinstance(error, (SyntaxError, NameError)):  # rl_zoo3 evaluates values such as those of -params
+        return "<string>" in (frames[-1].f_code.co_filename, getattr(error, "filename", None))
+    checked = isinstance(error, (ValueError, AssertionError, FileNotFoundError)) or (
+        isinstance(error, TypeError)
+        and re.search("has no argument|unexpected keyword argument", str(error)) is not None
+    )
+    return checked and frames[-1].f_globals.get("__name__", "").partition(".")[0] in _CHECKING
+
+
+def _sentence(error: Exception) -> str:
+    """What it says, in a line."""
+    told = " ".join(str(error).split())
+    evaluated = isinstance(error, (SyntaxError, NameError))
+    return f"a K:V whose V is no value of Python, where text has quotes: {told}" if evaluated else told
 
 
 def _hand_over(word: str, options: Sequence[str]) -> None:

@@ -9,7 +9,9 @@ machines with one database and they share the work.
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-j", "-P", "--n-jobs", type=whole, metavar="JOBS", help="worker processes (one per core)")
     stall_help = "end a worker that has stood still for S seconds; its trial is done again (1800)"
     add("--stall-limit", type=whole, default=1800, metavar="S", help=stall_help)
-    add("-f", "--folder", "--log-folder", type=Path, metavar="DIR", help="for everything (results/tune_<algo>_<env>)")
+    add("-f", "--folder", "--log-folder", type=Path, metavar="DIR", help="for everything (results/tune_<study name>)")
     add("-params", "--hyperparams", nargs="+", default=[], metavar="K:V", help="settings that are fixed, not searched")
     add("--n-envs", type=whole, metavar="N", help="copies of the environment to train in (1)")
     add("--vec-env", choices=("dummy", "subproc", "native"), default="dummy", help="how the copies run (dummy)")
@@ -87,13 +89,13 @@ def seconds(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     from sb3_pg_ext.experiments.executor import warm_up
 
+    _check_writable(args.write)
     # The workers' imports go on while this process does its own.
     warm_up(["sb3_pg_ext.experiments.tuning.worker", "sb3_contrib"])
 
     from sb3_pg_ext.experiments.console import console
-    from sb3_pg_ext.experiments.provenance import command
+    from sb3_pg_ext.experiments.provenance import command, without_password
     from sb3_pg_ext.experiments.tuning.progress import TuningProgress
-    from sb3_pg_ext.experiments.tuning.storages import without_password
     from sb3_pg_ext.experiments.tuning.tuning import TuningError
 
     terminal, tuning = console(), _tuning(args)
@@ -103,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         f"{tuning.study_name}: {len(dimensions)} settings are searched, {args.seeds_per_trial} seeds a trial; "
         f"trials in {without_password(tuning.storage)}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     try:
@@ -111,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         return 0 if args.trials_only else _choose(args, tuning, terminal)
     except KeyboardInterrupt:
         terminal.print("Stopped. Trials that have ended are kept; to go on, give the same command again:")
-        terminal.print(f"  {without_password(command())}", highlight=False, markup=False, soft_wrap=True)
+        terminal.print(f"  {command()}", highlight=False, markup=False, soft_wrap=True)
         return 130
     except TuningError as error:
         terminal.print(f"sb3-pg tune: {error}", highlight=False, markup=False, soft_wrap=True)
@@ -119,6 +122,18 @@ def run(args: argparse.Namespace) -> int:
     finally:
         _report(tuning, terminal)
         tuning.close()
+
+
+def _check_writable(folder: Path | None) -> None:
+    """Before hours of work, not after them.
+
+    :raises ValueError: entries cannot be written to ``folder``
+    """
+    if folder is None:
+        return
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--write {folder}: {there} is not a folder that can be written to")
 
 
 def _tuning(args: argparse.Namespace) -> Any:
@@ -149,7 +164,8 @@ def _tuning(args: argparse.Namespace) -> Any:
         vec_env=args.vec_env,
         env_kwargs=read_arguments(args.env_kwargs, separator=":"),
     )
-    folder = args.folder or Path("results", f"tune_{plan.algo}_{plan.env_id}".replace(":", "."))
+    name = args.study_name or f"{plan.algo}_{plan.env_id}".replace(":", ".")
+    folder = args.folder or Path("results", f"tune_{re.sub(r'[^A-Za-z0-9_.=,-]+', '_', name)[:100]}")
     proposal = Proposal(args.sampler, args.pruner, args.n_startup_trials)
     start = read_arguments(args.start, separator=":")
     return Tuning(plan, folder, args.storage, args.study_name, proposal, start)
@@ -159,11 +175,11 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     from rich.markup import escape
 
     from sb3_pg_ext.experiments.console import table
-    from sb3_pg_ext.experiments.tuning.choice import DEFAULTS
     from sb3_pg_ext.experiments.tuning.config_entry import departures, describe, write_entry
     from sb3_pg_ext.experiments.values import as_text
 
-    terminal.print(f"The best {args.final_top} trials and the defaults train on {args.final_seeds} fresh seeds:")
+    rival = "start" if tuning.study.user_attrs["start"] else "defaults"
+    terminal.print(f"The best {args.final_top} trials and the {rival} train on {args.final_seeds} fresh seeds:")
     winner = tuning.choose(
         args.final_top, args.final_seeds, args.n_jobs, args.final_timesteps, terminal, args.stall_limit
     )
@@ -171,20 +187,20 @@ def _choose(args: argparse.Namespace, tuning: Any, terminal: Any) -> int:
     terminal.print(table("Final choice", ("contender", "value in the tuning", "on fresh seeds"), rows, right_from=1))
     changed = departures(tuning.plan.algo, winner.settings)
     terminal.print(f"[bold]{winner.label}[/]: {escape(', '.join(f'{k}={as_text(v)}' for k, v in changed.items()))}")
-    terminal.print(f"On seeds that had no part in this: {describe(winner.scores)}; the defaults: ", end="")
-    terminal.print(describe(winner.default_scores), highlight=False)
-    if winner.label == DEFAULTS:
-        terminal.print("No trial is better than the defaults: no entry is written.")
+    terminal.print(f"On seeds that had no part in this: {describe(winner.scores)}; the {rival}: ", end="")
+    terminal.print(describe(winner.rival.scores), highlight=False)
+    if winner.label == rival:
+        terminal.print(f"{winner.doubt} No entry is written.")
         _take_back(args, tuning, terminal)
         return 0
-    better = sum(winner.scores) / len(winner.scores) > sum(winner.default_scores) / len(winner.default_scores)
-    if not better:
-        terminal.print("[yellow]The verdict is against the trial[/]: the entry is only kept in the folder.")
-    for folder in (tuning.folder, *([args.write] if args.write and better else [])):
+    if winner.doubt:
+        terminal.print(f"[yellow]{winner.doubt}[/] The entry is only kept in the folder.")
+    for folder in (tuning.folder, *([args.write] if args.write and winner.doubt is None else [])):
         file = write_entry(folder, tuning.plan, winner, _commands(args, tuning.plan))
         terminal.print(f"  {file}", markup=False, soft_wrap=True)
     terminal.print("To repeat the verdict, with the entry in zoo_configs or with all settings typed:")
-    terminal.print(f"  sb3-pg report {tuning.folder / 'verdict'}    shows its runs", markup=False, soft_wrap=True)
+    shown = shlex.join(["sb3-pg", "report", str(tuning.folder / "verdict")])
+    terminal.print(f"  {shown}    # shows its runs", markup=False, soft_wrap=True)
     terminal.print(f"  {_typed(args, tuning.plan, changed)}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -208,30 +224,29 @@ def _number(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _commands(args: argparse.Namespace, plan: Any) -> list[str]:
-    import shlex
-
-    from sb3_pg_ext.experiments.provenance import command
-    from sb3_pg_ext.experiments.tuning.storages import without_password
-
+def _comparison(args: argparse.Namespace, plan: Any, algo: str) -> list[str]:
+    """The command that makes the runs of the verdict."""
     steps = args.final_timesteps or args.n_timesteps
-    compare = ["sb3-pg", "compare", "--algo", plan.algo, "--env", plan.env_id, "--seeds", str(args.final_seeds)]
+    compare = ["sb3-pg", "compare", "--algo", algo, "--env", plan.env_id, "--seeds", str(args.final_seeds)]
     compare += ["-n", str(steps), *(["--stochastic"] if args.stochastic else [])]
     compare += ["--env-kwargs", *args.env_kwargs] if args.env_kwargs else []
     compare += ["--vec-env", args.vec_env] if args.vec_env != "dummy" else []
-    return [without_password(command()), shlex.join(compare)]
+    return compare
+
+
+def _commands(args: argparse.Namespace, plan: Any) -> list[str]:
+    """By which the entry was found, and by which its result can be repeated."""
+    from sb3_pg_ext.experiments.provenance import command
+
+    return [command(), shlex.join(_comparison(args, plan, plan.algo))]
 
 
 def _typed(args: argparse.Namespace, plan: Any, changed: dict[str, Any]) -> str:
     """The command that makes the runs of the verdict, whatever zoo_configs holds."""
-    import shlex
-
     from sb3_pg_ext.experiments.values import as_text
 
     settings = ",".join(f"{name}={as_text(value)}" for name, value in changed.items())
-    compare = shlex.split(_commands(args, plan)[1])
-    compare[compare.index("--algo") + 1] = f"tuned={plan.algo}:{settings}"
-    return shlex.join([*compare, "--no-zoo-config"])
+    return shlex.join([*_comparison(args, plan, f"tuned={plan.algo}:{settings}"), "--no-zoo-config"])
 
 
 def _report(tuning: Any, terminal: Any) -> None:
@@ -243,7 +258,7 @@ def _report(tuning: Any, terminal: Any) -> None:
         files = write_report(tuning.study, tuning.plan, tuning.folder)
     except StorageInternalError:
         terminal.print("The trials cannot be read now. For the report, once they can:", highlight=False)
-        terminal.print(f"  sb3-pg report {tuning.folder}", markup=False, soft_wrap=True)
+        terminal.print(f"  {shlex.join(['sb3-pg', 'report', str(tuning.folder)])}", markup=False, soft_wrap=True)
         return
     for file in files:
         terminal.print(f"  {file}", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ an ordinary comparison, by exactly the runs that ``sb3-pg compare`` would make.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,11 +25,14 @@ from sb3_pg_ext.experiments.seeds import choice_seeds, seeds_of
 from sb3_pg_ext.experiments.tuning.fate import fate_of
 from sb3_pg_ext.experiments.tuning.ledger import counts
 from sb3_pg_ext.experiments.tuning.plan import Plan
+from sb3_pg_ext.experiments.tuning.workers import TuningError
 from sb3_pg_ext.experiments.values import merge
 
-DEFAULTS = "defaults"
+#: What the best trials stand against: the defaults, or the settings that were given to stand for them.
+DEFAULTS, START = "defaults", "start"
 STALL_LIMIT = 1800.0  # seconds
 _TEST_EPISODES = 100
+_REASONS = 3  # in an error
 _EVALUATIONS, _EPISODES = 20, 20  # those of sb3-pg compare
 
 
@@ -36,9 +40,9 @@ _EVALUATIONS, _EPISODES = 20, 20  # those of sb3-pg compare
 class Contender:
     """Settings that stand for choice.
 
-    :param label: ``trial <number>`` or ``defaults``
+    :param label: ``trial <number>``, ``defaults`` or ``start``
     :param settings: sampled ones, as plain data, rounded to what anyone would type
-    :param value: of the trial; ``None`` for the defaults
+    :param value: of the trial; ``None`` for the defaults, or the start
     :param scores: mean return of each run on fresh seeds
     """
 
@@ -52,12 +56,14 @@ class Contender:
 class Winner:
     """The outcome of a tuning.
 
-    :param label: ``trial <number>`` or ``defaults``
+    :param label: ``trial <number>``, ``defaults`` or ``start``
     :param settings: all that differs from the constructor's defaults, as plain data
     :param contenders: all that stood for choice, the best first
     :param n_trials: of the tuning, those that were given up included
-    :param scores: mean return of each run of the winner on the seeds that judge it
-    :param default_scores: the same of the defaults
+    :param scores: mean return of each run of the winner on the seeds that judge it, of those that the rival has
+        finished as well
+    :param rival: the defaults, or the settings that were given to stand for them, with the same on the same seeds
+    :param missing: number of the seeds that judge it on which one of the two has not finished its run
     """
 
     label: str
@@ -65,7 +71,21 @@ class Winner:
     contenders: Sequence[Contender]
     n_trials: int
     scores: tuple[float, ...]
-    default_scores: tuple[float, ...]
+    rival: Contender
+    missing: int = 0
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the settings are not worth an entry, as a sentence; ``None`` if they are."""
+        if self.label == self.rival.label:
+            return f"No trial is better than the {self.rival.label}."
+        if self.missing:
+            n_seeds = self.missing + len(self.scores)
+            return f"There is no verdict: runs on {self.missing} of its {n_seeds} seeds are not finished."
+        advantage = worth(self.scores) - worth(self.rival.scores)
+        if advantage == 0:
+            return f"By the verdict the trial is no better than the {self.rival.label}."
+        return "The verdict is against the trial." if advantage < 0 else None
 
 
 def choose(
@@ -81,29 +101,35 @@ def choose(
 ) -> Winner:
     """See :meth:`~sb3_pg_ext.experiments.tuning.tuning.Tuning.choose`. Finished runs are kept: nothing runs twice."""
     plan = replace(plan, total_steps=total_steps or plan.total_steps)
-    train = partial(_scores, jobs=jobs, console=console, stall_limit=stall_limit)
-    defaults = Contender(DEFAULTS, study.user_attrs.get("start", {}), None)
+    train = partial(_records, jobs=jobs, console=console, stall_limit=stall_limit)
+    start = study.user_attrs.get("start", {})
+    rival = Contender(START if start else DEFAULTS, start, None)
     trials = study.get_trials(deepcopy=False)
-    contenders = [*finalists([t for t in trials if "given" not in t.user_attrs], top), defaults]
+    contenders = [*finalists([t for t in trials if "given" not in t.user_attrs], top), rival]
     candidates = {c.label: [_candidate_run(plan, c, number) for number in range(seeds)] for c in contenders}
-    scores = train(candidates, folder / "choice")
+    found = train(candidates, folder / "choice")
+    scores = {label: _finished(records) for label, records in found.items()}
     ranked = sorted(
         # One whose runs have failed is not chosen by those that have not.
-        (replace(c, scores=scores[c.label]) for c in contenders if len(scores[c.label]) == seeds),
-        key=lambda c: worth(c.scores),
+        (replace(c, scores=tuple(scores[c.label].values())) for c in contenders if len(scores[c.label]) == seeds),
+        key=lambda c: standing(c.label, worth(c.scores)),
         reverse=True,
     )
     if not ranked:
-        raise RuntimeError(f"some runs of every contender have failed: see sb3-pg report {folder / 'choice'}")
+        raise TuningError(_none_finished(folder / "choice", found))
     best = ranked[0]
-    judged = {"tuned": best, DEFAULTS: defaults}
-    if best.label == DEFAULTS:
+    judged = {"tuned": best, rival.label: rival}
+    if best.label == rival.label:
         del judged["tuned"]
     verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}
-    found = train(verdict, folder / "verdict")
-    settings = merge(_around(plan), best.settings)
-    judged_scores = found.get("tuned", found[DEFAULTS])
-    return Winner(best.label, settings, ranked, sum(map(counts, trials)), judged_scores, found[DEFAULTS])
+    scores = {label: _finished(records) for label, records in train(verdict, folder / "verdict").items()}
+    theirs = scores[rival.label]
+    ours = scores.get("tuned", theirs)
+    pairs = [(ours[number], theirs[number]) for number in ours if number in theirs]
+    settings, n_trials = merge(_around(plan), best.settings), sum(map(counts, trials))
+    rival = replace(rival, scores=tuple(score for _, score in pairs))
+    tuned = tuple(score for score, _ in pairs)
+    return Winner(best.label, settings, ranked, n_trials, tuned, rival, missing=seeds - len(pairs))
 
 
 def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
@@ -121,6 +147,11 @@ def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
 def worth(scores: Sequence[float]) -> float:
     """What contenders are compared by: the mean over seeds, since medians are equal wherever a task has a ceiling."""
     return float(np.mean(scores))
+
+
+def standing(label: str, value: float) -> tuple[float, bool]:
+    """What contenders are ranked by, the best has the most: who is only as good as the rival is not chosen."""
+    return value, label in (DEFAULTS, START)
 
 
 def rounded(value: Any) -> Any:
@@ -151,10 +182,10 @@ def _judged_run(plan: Plan, label: str, contender: Contender, number: int) -> Ru
     return replace(plan.run(label, contender.settings, number, seeds_of(0, number)), protocol=protocol)
 
 
-def _scores(
+def _records(
     runs: Mapping[str, list[RunSpec]], folder: Path, jobs: int | None, console: Any, stall_limit: float
-) -> dict[str, tuple[float, ...]]:
-    """Label -> final return of each of its runs that has been finished."""
+) -> dict[str, list[Record]]:
+    """Have the runs carried out; label -> what has become of each of its runs."""
     from sb3_pg_ext.experiments.console import console as default_console
     from sb3_pg_ext.experiments.executor import LocalProcesses
     from sb3_pg_ext.experiments.progress import progress_of
@@ -168,15 +199,20 @@ def _scores(
         executor = LocalProcesses(store, jobs, silence=stall_limit)
         with progress_of(specs, console or default_console()) as progress:
             carry_out(specs, store, executor, progress)
-        wanted = {spec.key: label for label, group in runs.items() for spec in group}
-        return _finished(store.records(), wanted, runs)
+        records = {record.spec.key: record for record in store.records(hidden=True)}
+        return {label: [records[spec.key] for spec in group] for label, group in runs.items()}
 
 
-def _finished(
-    records: Sequence[Record], wanted: Mapping[str, str], runs: Mapping[str, Any]
-) -> dict[str, tuple[float, ...]]:
-    found: dict[str, list[float]] = {label: [] for label in runs}
-    for record in records:
-        if record.spec.key in wanted and record.status == "finished":
-            found[wanted[record.spec.key]].append(record.final_return)
-    return {label: tuple(scores) for label, scores in found.items()}
+def _finished(records: Sequence[Record]) -> dict[int, float]:
+    """Replicate -> final return of the runs that have come to their end."""
+    return {record.spec.replicate: record.final_return for record in records if record.status == "finished"}
+
+
+def _none_finished(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
+    """Why there is nobody to choose, with the last line of some tracebacks."""
+    errors = [(label, record.error) for label, records in found.items() for record in records if record.error]
+    reasons = list(dict.fromkeys(f"{label}: {error.strip().splitlines()[-1]}" for label, error in errors))
+    return (
+        f"some runs of every contender have failed: {'; '.join(reasons[:_REASONS])}. "
+        f"All of them: {shlex.join(['sb3-pg', 'report', str(folder)])}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +10,18 @@ from typing import Any
 import numpy as np
 
 from sb3_pg_ext import registry
-from sb3_pg_ext.bases.atomic_file import atomic_write
 from sb3_pg_ext.experiments.provenance import versions
 from sb3_pg_ext.experiments.settings import plain
 from sb3_pg_ext.experiments.summary import number
 from sb3_pg_ext.experiments.tuning.choice import Winner
+from sb3_pg_ext.experiments.tuning.config_text import (
+    entry_names,
+    naming,
+    read_text,
+    with_entry,
+    without_entry,
+    write_text,
+)
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.values import as_text
 
@@ -29,13 +35,13 @@ def write_entry(folder: Path, plan: Plan, winner: Winner, commands: Sequence[str
     :return: the file
     """
     path = folder / f"{plan.algo}.yml"
-    name = registry.get(plan.algo).cls.__name__
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Only what differs from the signature of {name}.\n"
+    text = read_text(path) or f"# Only what differs from the signature of {registry.get(plan.algo).cls.__name__}.\n"
     name = _entry_name(plan)
     entry = entry_text(name, departures(plan.algo, winner.settings), [*_evidence(winner), *commands])
+    with naming(path):
+        text = with_entry(text, name, entry)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text(with_entry(text, name, entry), encoding="utf-8")
+    write_text(path, text)
     return path
 
 
@@ -47,21 +53,21 @@ def remove_entry(folder: Path, plan: Plan) -> bool:
     path = folder / f"{plan.algo}.yml"
     if not has_entry(folder, plan):
         return False
-    blocks = _blocks(path.read_text(encoding="utf-8"))
-    kept = [block for block in blocks if not _header(_entry_name(plan)).search(block)]
-    if not any(re.search(r"^[^#\s]", block, re.MULTILINE) for block in kept):
+    with naming(path):
+        text = without_entry(read_text(path), _entry_name(plan))
+        left = entry_names(text)
+    if left:
+        write_text(path, text)
+    else:
         path.unlink()
-        return True
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
     return True
 
 
 def has_entry(folder: Path, plan: Plan) -> bool:
     """Whether ``<folder>/<key>.yml`` has an entry for the plan's environment."""
     path = folder / f"{plan.algo}.yml"
-    header = _header(_entry_name(plan))
-    return path.is_file() and any(map(header.search, _blocks(path.read_text(encoding="utf-8"))))
+    with naming(path):
+        return _entry_name(plan) in entry_names(read_text(path))
 
 
 def _entry_name(plan: Plan) -> str:
@@ -88,33 +94,20 @@ def _yaml(value: Any) -> str:
     return as_text(value)
 
 
-def with_entry(text: str, name: str, entry: str) -> str:
-    """``text`` with the block of ``name``, the comments right before it included, replaced or added at the end."""
-    blocks, header = _blocks(text), _header(name)
-    entry = entry.strip("\n")
-    if any(header.search(block) for block in blocks):
-        blocks = [entry if header.search(block) else block for block in blocks]
-    else:
-        blocks.append(entry)
-    return "\n\n".join(blocks) + "\n"
-
-
-def _blocks(text: str) -> list[str]:
-    return re.split(r"\n\s*\n", text.strip("\n"))
-
-
-def _header(name: str) -> re.Pattern[str]:
-    return re.compile(rf"^(['\"]?){re.escape(name)}\1\s*:", re.MULTILINE)
-
-
 def _evidence(winner: Winner) -> list[str]:
     used = versions()
     packages = ", ".join(f"{package} {used[package]}" for package in ("sb3_pg_ext", "stable_baselines3", "torch"))
     return [
         f"Tuned {datetime.now(UTC):%Y-%m-%d} with {packages}: {winner.label} of {winner.n_trials}, chosen of "
         f"{len(winner.contenders)} contenders. "
-        f"On {len(winner.scores)} fresh seeds: {describe(winner.scores)}; defaults: {describe(winner.default_scores)}."
+        f"On {len(winner.scores)} fresh seeds: {describe(winner.scores)}; {_rival(winner)}."
     ]
+
+
+def _rival(winner: Winner) -> str:
+    """What the winner was compared with, and how that did."""
+    given = ", ".join(f"{name}={as_text(value)}" for name, value in winner.rival.settings.items())
+    return f"{winner.rival.label}{f' ({given})' if given else ''}: {describe(winner.rival.scores)}"
 
 
 def describe(scores: Sequence[float]) -> str:

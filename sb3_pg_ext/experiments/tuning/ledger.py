@@ -39,6 +39,44 @@ def counts(trial: FrozenTrial) -> bool:
     return "void" not in trial.user_attrs
 
 
+def name_of(trial: FrozenTrial) -> str | None:
+    """Under which ``trial`` was asked for, see :func:`enqueue_once`; ``None`` of one that a sampler has proposed."""
+    marks = trial.user_attrs
+    # Earlier studies have it where there is now nothing but the number of a lost trial.
+    return marks.get("name", marks["in_place_of"] if isinstance(marks.get("in_place_of"), str) else None)
+
+
+def lost_of(trial: FrozenTrial) -> int | None:
+    """Number of the lost trial that ``trial`` is in place of."""
+    number = trial.user_attrs.get("in_place_of")
+    return number if isinstance(number, int) else None
+
+
+def origin_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The trial that was lost first, and that ``trial`` is in place of in the end; itself, if it is in place of none.
+
+    :param trials: of the study, by number
+    """
+    while (number := lost_of(trial)) is not None and number < len(trials):
+        trial = trials[number]
+    return trial
+
+
+def place_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """How many others were begun before ``trial``, each counted once however often it was lost or asked for.
+
+    It never changes, whatever becomes of the others, and only trials of which one is void have the same.
+
+    :param trials: of the study, by number
+    """
+
+    def identity(trial: FrozenTrial) -> str | int:
+        origin = origin_of(trial, trials)
+        return name_of(origin) or origin.number
+
+    return list(dict.fromkeys(map(identity, trials))).index(identity(trial))
+
+
 def claim(study: Study, trial: Trial, n_trials: int | None) -> None:
     """Make ``trial`` the work of this process.
 
@@ -53,12 +91,12 @@ def claim(study: Study, trial: Trial, n_trials: int | None) -> None:
 
 
 def _why_void(trials: Sequence[FrozenTrial], number: int, n_trials: int | None) -> str | None:
-    original = trials[number].user_attrs.get("in_place_of")
-    twins = [t.number for t in trials[:number] if original is not None and t.user_attrs.get("in_place_of") == original]
-    twins = [twin for twin in twins if "void" not in trials[twin].user_attrs]
-    if twins:
+    trial = trials[number]
+    same = (lost_of(trial), name_of(trial))
+    twins = [t.number for t in trials[:number] if (lost_of(t), name_of(t)) == same and "void" not in t.user_attrs]
+    if twins and same != (None, None):
         return f"trial {twins[0]} is the same"
-    if n_trials is not None and not isinstance(original, int) and sum(map(counts, trials[:number])) >= n_trials:
+    if n_trials is not None and lost_of(trial) is None and sum(map(counts, trials[:number])) >= n_trials:
         return f"there are {n_trials} trials already"
     return None
 
@@ -68,8 +106,8 @@ def enqueue_once(study: Study, parameters: dict[str, Any], name: str, **marks: A
 
     :param marks: user attributes of the trial, and of those in place of it
     """
-    if not any(trial.user_attrs.get("in_place_of") == name for trial in study.get_trials(deepcopy=False)):
-        study.enqueue_trial(parameters, user_attrs={"in_place_of": name, **marks})
+    if not any(name_of(trial) == name for trial in study.get_trials(deepcopy=False)):
+        study.enqueue_trial(parameters, user_attrs={"name": name, **marks})
 
 
 class Recovery:
@@ -85,13 +123,13 @@ class Recovery:
     def __call__(self, killed: Mapping[int, str] | None = None) -> list[int]:
         """Look once.
 
-        :param killed: process numbers of workers of this machine that did not end by themselves, and what had happened
-            to them: ``"ended with signal 9"``
+        :param killed: process numbers of workers of this machine that have ended, and how: ``"ended with signal 9"``;
+            who has ended before its trial has died over it
         :return: numbers of the trials that are done again
         """
         killed = killed or {}
         trials = self.study.get_trials(deepcopy=False)
-        replaced = {trial.user_attrs.get("in_place_of") for trial in trials if "void" not in trial.user_attrs}
+        replaced = {lost_of(trial) for trial in trials if "void" not in trial.user_attrs}
         again = []
         for trial in trials:
             if self._is_abandoned(trial):

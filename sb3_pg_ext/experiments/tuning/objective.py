@@ -49,9 +49,11 @@ def objective(
             return runs.value()
     except optuna.TrialPruned:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         trial.set_user_attr("traceback", traceback.format_exc())
         trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
+        if isinstance(error, SystemExit):
+            raise RuntimeError("a run has asked the process to end") from error
         raise
     finally:
         if "reason" not in trial.user_attrs:

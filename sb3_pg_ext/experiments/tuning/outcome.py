@@ -16,7 +16,7 @@ from scipy import stats
 from sb3_pg_ext.experiments.results import Record
 from sb3_pg_ext.experiments.statistics import Estimate
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
-from sb3_pg_ext.experiments.tuning.choice import DEFAULTS, worth
+from sb3_pg_ext.experiments.tuning.choice import DEFAULTS, START, standing, worth
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.tuning import WINNER_FILE
 
@@ -28,11 +28,11 @@ _FEWEST_FOR_INTERVAL = 4  # pairs of runs
 class Contender:
     """Settings and their runs on fresh seeds.
 
-    :param label: ``trial <number>``, ``tuned`` or ``defaults``
+    :param label: ``trial <number>``, ``tuned``, ``defaults`` or ``start``
     :param arguments: that were given
     :param records: of its runs, finished or not
     :param value: of the finished ones together, as of a trial; NaN without any
-    :param in_tuning: value of its trial; NaN for the defaults
+    :param in_tuning: value of its trial; NaN for the rival
     """
 
     label: str
@@ -53,27 +53,33 @@ class Outcome:
 
     :param contenders: of the choice, the best first
     :param winner: of the choice; ``None`` as long as there is no verdict
-    :param tuned: the winner on the seeds that judge it; ``None`` if that is the defaults
-    :param defaults: the same of the defaults
+    :param tuned: the winner on the seeds that judge it; ``None`` if that is the rival
+    :param rival: the same of the defaults, or of the settings that were given to stand for them
     """
 
     contenders: tuple[Contender, ...]
     winner: Contender | None = None
     tuned: Contender | None = None
-    defaults: Contender | None = None
+    rival: Contender | None = None
 
     @property
     def unfinished(self) -> int:
         """Number of runs that are missing or have failed."""
-        all_of_them = (*self.contenders, *(c for c in (self.tuned, self.defaults) if c is not None))
+        all_of_them = (*self.contenders, *(c for c in (self.tuned, self.rival) if c is not None))
         return sum(record.status != "finished" for c in all_of_them for record in c.records)
 
     @property
+    def unpaired(self) -> int:
+        """Number of seeds of the verdict on which the winner, the rival or both have not finished their runs."""
+        judged = [c for c in (self.tuned, self.rival) if c is not None]
+        return len({record.spec.replicate for c in judged for record in c.records}) - len(self.differences)
+
+    @property
     def differences(self) -> list[float]:
-        """Final return of the winner less that of the defaults, for each seed that both have finished."""
-        if self.tuned is None or self.defaults is None:
+        """Final return of the winner less that of the rival, for each seed that both have finished."""
+        if self.tuned is None or self.rival is None:
             return []
-        theirs = self.defaults.scores
+        theirs = self.rival.scores
         return [score - theirs[number] for number, score in self.tuned.scores.items() if number in theirs]
 
     @property
@@ -96,18 +102,21 @@ def outcome(plan: Plan, trials: Sequence[FrozenTrial], folder: Path) -> Outcome 
     :param folder: of the tuning
     """
     contenders = [_with_trial(each, trials) for each in _contenders(plan, folder / "choice")]
-    contenders = _with_the_steps_of_the_defaults(contenders)
+    contenders = _with_the_steps_of_the_rival(contenders)
     if not contenders:
         return None
     decided = _decided(folder)
     if decided:
         contenders = [each for each in contenders if each.label in decided["labels"]]
-    ranked = sorted(contenders, key=lambda c: -math.inf if math.isnan(c.value) else c.value, reverse=True)
+    ranked = sorted(
+        contenders, key=lambda c: standing(c.label, -math.inf if math.isnan(c.value) else c.value), reverse=True
+    )
     winner = next((each for each in ranked if decided and each.label == decided["winner"]), None)
     if winner is None:
         return Outcome(tuple(ranked))
     judged = {each.label: each for each in _contenders(plan, folder / "verdict")}
-    return Outcome(tuple(ranked), winner, None if winner.label == DEFAULTS else judged.get(TUNED), judged.get(DEFAULTS))
+    rival = judged.get(START if START in {each.label for each in contenders} else DEFAULTS)
+    return Outcome(tuple(ranked), winner, None if winner.label in (DEFAULTS, START) else judged.get(TUNED), rival)
 
 
 def _decided(folder: Path) -> dict[str, Any] | None:
@@ -144,7 +153,7 @@ def _with_trial(contender: Contender, trials: Sequence[FrozenTrial]) -> Contende
     )
 
 
-def _with_the_steps_of_the_defaults(contenders: Sequence[Contender]) -> list[Contender]:
-    """Without those of an earlier choice whose runs had another length; the defaults are in every choice."""
-    steps = {c.records[0].spec.total_steps for c in contenders if c.label == DEFAULTS}
+def _with_the_steps_of_the_rival(contenders: Sequence[Contender]) -> list[Contender]:
+    """Without those of an earlier choice whose runs had another length; the rival is in every choice."""
+    steps = {c.records[0].spec.total_steps for c in contenders if c.label in (DEFAULTS, START)}
     return [c for c in contenders if c.records[0].spec.total_steps in steps]

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_pg_ext import registry
 from sb3_pg_ext.experiments.tuning.axes import Axis, axes_of
 from sb3_pg_ext.experiments.tuning.fate import Fate, fate_of
-from sb3_pg_ext.experiments.tuning.ledger import counts
+from sb3_pg_ext.experiments.tuning.ledger import counts, name_of, origin_of
 from sb3_pg_ext.experiments.tuning.plan import Plan
 from sb3_pg_ext.experiments.tuning.sensitivity import Sensitivity, sensitivity
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
@@ -89,8 +89,7 @@ class Overview:
     @cached_property
     def first(self) -> FrozenTrial | None:
         """The trial with which the search has begun; the one that counts, if it was lost and done again."""
-        # Trials that are asked for by name stand in place of that name.
-        return next((trial for trial in self.shown if isinstance(self._origin(trial), str)), None)
+        return next((trial for trial in self.shown if name_of(origin_of(trial, self.trials))), None)
 
     @cached_property
     def name_of_first(self) -> str:
@@ -99,13 +98,6 @@ class Overview:
         wanted = parameters_of(self.plan.dimensions, defaults)
         drawn = self.first.params if self.first else {}
         return "defaults" if all(drawn.get(name) == place for name, place in wanted.items()) else "start"
-
-    def _origin(self, trial: FrozenTrial) -> object:
-        """What ``trial`` stands in place of, in the end."""
-        origin = trial.user_attrs.get("in_place_of")
-        while isinstance(origin, int) and origin < len(self.trials):
-            origin = self.trials[origin].user_attrs.get("in_place_of")
-        return origin
 
     @cached_property
     def sensitivities(self) -> list[Sensitivity]:

@@ -71,7 +71,7 @@ def _about_outcome(overview: Overview, found: Outcome | None) -> dict[str, Any]:
     return {
         "plan": plan,
         "description": _description(plan),
-        "protocol": _protocol(plan, found),
+        "protocol": _protocol(overview, found),
         "cards": _cards(overview, found),
         "outcome": found and outcome_text(found),
         "train": _training_command(overview, found),
@@ -141,14 +141,15 @@ def _setting(axis: Axis, trial: FrozenTrial) -> str:
     return _NONE if place is None else axis.text(place)
 
 
-def _protocol(plan: Plan, found: Outcome | None) -> list[tuple[str, ...]]:
+def _protocol(overview: Overview, found: Outcome | None) -> list[tuple[str, ...]]:
+    plan, rival = overview.plan, overview.name_of_first
     tuning = [tuning_seeds(plan.master_seed, k) for k in range(plan.seeds_per_trial)]
     contenders = found.contenders if found else ()
-    judged = [c for c in (found.tuned, found.defaults) if c is not None] if found else []
+    judged = [c for c in (found.tuned, found.rival) if c is not None] if found else []
     return [
         ("search", "every trial, all with the same seeds", *_seeds(tuning, with_test=False)),
-        ("choice", "the best trials and the defaults, once more", *_seeds(_seeds_of(contenders))),
-        ("verdict", "the chosen settings and the defaults", *_seeds(_seeds_of(judged))),
+        ("choice", f"the best trials and the {rival}, once more", *_seeds(_seeds_of(contenders))),
+        ("verdict", f"the chosen settings and the {rival}", *_seeds(_seeds_of(judged))),
     ]
 
 

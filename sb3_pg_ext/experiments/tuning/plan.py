@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from textwrap import shorten
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from sb3_pg_ext import registry
+from sb3_pg_ext import __version__, registry
 from sb3_pg_ext.experiments.run_spec import Protocol, RunSpec
 from sb3_pg_ext.experiments.seeds import Seeds, tuning_seeds
 from sb3_pg_ext.experiments.settings import resolve
@@ -22,6 +23,8 @@ from sb3_pg_ext.spec import Dimension, Space, When, check_space, nest, space_fro
 
 Aggregate = Literal["median", "iqm", "mean", "min"]
 AGGREGATES: dict[Aggregate, Any] = {"median": np.median, "iqm": iqm, "mean": np.mean, "min": np.min}
+_MOST_DIFFERENCES, _LONGEST_VALUE = 6, 60  # of another plan, in an error
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,21 @@ class Plan:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        return cls(**json.loads(text))
+    def from_json(cls, text: str, version: str | None = None) -> Plan:
+        """
+        :param version: of this package, by which it was written
+        :raises SettingError: this version of the package has other plans
+        """
+        found, known = json.loads(text), {field.name for field in fields(cls)}
+        unlike = [f"has {name!r}" for name in found if name not in known]
+        unlike += [f"lacks {name!r}" for name in sorted(known - set(found))]
+        if unlike:
+            writer = f"sb3_pg_ext {version}" if version else "another version of sb3_pg_ext"
+            raise SettingError(
+                f"the study was begun by {writer}, and {__version__} is installed: its plan {' and '.join(unlike)}. "
+                "Go on with that version, or begin another study"
+            )
+        return cls(**found)
 
     @cached_property
     def dimensions(self) -> dict[str, Dimension]:
@@ -94,12 +110,34 @@ class Plan:
         return float(AGGREGATES[self.aggregate](np.asarray(scores, dtype=np.float64)))
 
     def differences(self, other: Plan) -> list[str]:
-        """Sentences on what is not the same in ``other``, which the study was begun with."""
-        return [
-            f"{field.name} is {getattr(self, field.name)!r}, but was {getattr(other, field.name)!r}"
-            for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
-        ]
+        """Sentences on what is not the same in ``other``, which the study was begun with; a handful at most."""
+        found = list(_differences("", self._content(), other._content()))
+        more = [f"{len(found) - _MOST_DIFFERENCES} more"] if len(found) > _MOST_DIFFERENCES else []
+        return found[:_MOST_DIFFERENCES] + more
+
+    def _content(self) -> dict[str, Any]:
+        return {**asdict(self), "space": json.loads(self.space)}
+
+
+def plan_of(attributes: Mapping[str, Any]) -> Plan:
+    """
+    :param attributes: those of a study
+    :raises SettingError: another version of the package has begun it
+    """
+    return Plan.from_json(attributes["plan"], attributes.get("versions", {}).get("sb3_pg_ext"))
+
+
+def _differences(name: str, mine: Any, theirs: Any) -> Iterator[str]:
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        for key in dict.fromkeys((*mine, *theirs)):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(inner, mine.get(key, _ABSENT), theirs.get(key, _ABSENT))
+    elif mine != theirs:
+        yield f"{name} is {_shown(mine)}, but was {_shown(theirs)}"
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else shorten(repr(value), _LONGEST_VALUE, placeholder=" ...")
 
 
 def plan_tuning(

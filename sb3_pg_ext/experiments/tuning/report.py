@@ -16,7 +16,7 @@ from sb3_pg_ext.experiments.chart import pictures, write
 from sb3_pg_ext.experiments.tuning.figures import charts, importances
 from sb3_pg_ext.experiments.tuning.overview import Overview
 from sb3_pg_ext.experiments.tuning.page import page
-from sb3_pg_ext.experiments.tuning.plan import Plan
+from sb3_pg_ext.experiments.tuning.plan import Plan, plan_of
 from sb3_pg_ext.experiments.tuning.storages import JOURNAL, close_storage, open_storage
 from sb3_pg_ext.experiments.tuning.tuning import TUNING_FILE
 from sb3_pg_ext.experiments.values import SettingError
@@ -73,7 +73,7 @@ def report_again(folder: Path, storage: str | None = None, tell: Callable[[str],
     opened = open_storage(_found(storage or known["storage"], folder))
     try:
         study = _study(known["study_name"], opened)
-        return write_report(study, Plan.from_json(study.user_attrs["plan"]), folder, tell)
+        return write_report(study, plan_of(study.user_attrs), folder, tell)
     finally:
         close_storage(opened)
 

@@ -33,20 +33,20 @@ def check_packages(*names: str) -> None:
             raise ModuleNotFoundError(f"{name!r} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def make_sampler(name: SamplerName, master_seed: int, n_trials: int, slot: int, n_startup_trials: int) -> BaseSampler:
-    """A sampler for the next trial of one worker.
+def make_sampler(name: SamplerName, master_seed: int, place: int, n_startup_trials: int) -> BaseSampler:
+    """A sampler for one trial.
 
     Each trial gets a new one, whose random numbers depend on the arguments alone. So one worker proposes the same
-    trials in a tuning that was interrupted as in one that was not, and several workers never propose the same.
+    trials in a tuning that was interrupted as in one that was not, and several workers, on whatever machines, never
+    draw the same random numbers. Points of ``"qmc"`` come from one sequence, in which all workers take turns.
 
     :param name: of the sampler
     :param master_seed: of the tuning
-    :param n_trials: number of trials so far
-    :param slot: number of the worker
+    :param place: of the trial in its study, see :func:`~sb3_pg_ext.experiments.tuning.ledger.place_of`
     :param n_startup_trials: random trials before the model is used
     :raises SettingError: no such sampler
     """
-    seed = int(np.random.SeedSequence(master_seed, spawn_key=(n_trials, slot)).generate_state(1)[0] >> 1)
+    seed = int(np.random.SeedSequence(master_seed, spawn_key=(place, 0)).generate_state(1)[0] >> 1)
     samplers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_startup_trials),
         # deterministic_objective=False, the default, has the model treat values as noisy.
@@ -68,6 +68,11 @@ def make_sampler(name: SamplerName, master_seed: int, n_trials: int, slot: int, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return samplers[name]()
+
+
+def compared(pruner: PrunerName) -> str:
+    """How trials are compared by a pruner, and reported on for it: such reports are worth nothing to the other kind."""
+    return "run by run" if pruner == "wilcoxon" else "step by step"
 
 
 def make_pruner(name: PrunerName, plan: Plan) -> BasePruner:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import random
-import re
 import time
 import warnings
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
+from sb3_pg_ext.experiments.provenance import without_password
 from sb3_pg_ext.experiments.tuning.journal import journal_storage
 from sb3_pg_ext.experiments.values import SettingError
 
@@ -36,12 +37,38 @@ def open_storage(url: str) -> BaseStorage:
     :raises ModuleNotFoundError: the driver of the database is not installed
     """
     if url.startswith(JOURNAL):
-        return journal_storage(Path(url.removeprefix(JOURNAL)))
+        return _journal(url)
     if "://" not in url:
         raise SettingError(f"storage={url!r}: expected journal:PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE")
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return _database(url)
+
+
+def _journal(url: str) -> BaseStorage:
+    path = url.removeprefix(JOURNAL)
+    if not path or Path(path).is_dir():
+        raise SettingError(f"storage={url!r}: expected journal:PATH with the path of a file")
+    try:
+        _check_first_line(Path(path))
+        storage = journal_storage(Path(path))
+        storage.get_all_studies()  # it is read when it is first asked for something
+    except (ValueError, KeyError) as error:
+        raise SettingError(f"storage={url!r}: {path} is not a journal of Optuna, or is damaged: {error}") from error
+    return storage
+
+
+def _check_first_line(journal: Path) -> None:
+    """Optuna passes over a last line that it cannot read, be it the only one.
+
+    :raises ValueError: the first line is whole, and none of a journal
+    """
+    line = ""
+    if journal.is_file():
+        with open(journal, encoding="utf-8") as file:
+            line = file.readline()
+    if line.endswith("\n"):
+        json.loads(line)
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -66,7 +93,7 @@ def _database(url: str) -> BaseStorage:
                     raise
                 time.sleep(random.uniform(0.2, 1.0))
         return _opened(with_driver(url), options)
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise SettingError(f"storage={without_password(url)!r} cannot be opened: {reason}") from error
 
@@ -98,12 +125,3 @@ def with_driver(url: str) -> str:
     if importlib.util.find_spec("psycopg") is None:
         raise ModuleNotFoundError('a PostgreSQL storage needs psycopg: pip install "sb3_pg_ext[postgres]"')
     return f"postgresql+psycopg://{rest}"
-
-
-def without_password(text: str) -> str:
-    """``text`` with the passwords of the URLs in it left out."""
-    return re.sub(r"(://[^:/@\s]+:)[^@\s]+@|(\bpassword=)[^&\s'\"]+", _hidden, text)
-
-
-def _hidden(match: re.Match[str]) -> str:
-    return f"{match[1]}***@" if match[1] else f"{match[2]}***"

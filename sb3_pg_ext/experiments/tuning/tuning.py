@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,15 +17,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sb3_pg_ext import registry
 from sb3_pg_ext.bases.atomic_file import atomic_write
+from sb3_pg_ext.bases.options import check_count, check_number
 from sb3_pg_ext.experiments.building import check
 from sb3_pg_ext.experiments.executor import usable_cores
-from sb3_pg_ext.experiments.provenance import provenance, versions
+from sb3_pg_ext.experiments.provenance import provenance, versions, without_password
 from sb3_pg_ext.experiments.tuning.choice import STALL_LIMIT, Winner, choose
 from sb3_pg_ext.experiments.tuning.ledger import ENDED, Recovery, counts, enqueue_once, process_of
-from sb3_pg_ext.experiments.tuning.plan import Plan
-from sb3_pg_ext.experiments.tuning.samplers import check_packages, make_pruner, make_sampler
+from sb3_pg_ext.experiments.tuning.plan import Plan, plan_of
+from sb3_pg_ext.experiments.tuning.samplers import check_packages, compared, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.starting_point import parameters_of
-from sb3_pg_ext.experiments.tuning.storages import JOURNAL, close_storage, open_storage, without_password
+from sb3_pg_ext.experiments.tuning.storages import JOURNAL, close_storage, open_storage
 from sb3_pg_ext.experiments.tuning.worker import Proposal
 from sb3_pg_ext.experiments.tuning.workers import Order, TuningError, Workers
 from sb3_pg_ext.experiments.values import SettingError, merge
@@ -63,7 +65,8 @@ class Tuning:
     :param proposal: sampler and pruner
     :param start: settings that stand for the defaults: of the first trial, and of what the winner is compared with;
         only the call that begins the study can choose them
-    :raises SettingError: the study was begun with another plan, or an option is not allowed
+    :raises SettingError: the study was begun with another plan, the folder belongs to another study, or an option is
+        not allowed
     :raises ModuleNotFoundError: a package that an option needs is not installed
     """
 
@@ -80,13 +83,23 @@ class Tuning:
         self.storage = storage or f"{JOURNAL}{self.folder / 'trials.log'}"
         self.study_name = study_name or f"{plan.algo}_{plan.env_id}"
         check_packages(self.proposal.sampler, self.proposal.pruner)
-        make_sampler(self.proposal.sampler, plan.master_seed, 0, 0, self.proposal.n_startup_trials)
+        make_sampler(self.proposal.sampler, plan.master_seed, 0, self.proposal.n_startup_trials)
         make_pruner(self.proposal.pruner, plan)
         check(plan.run("the first trial", start or {}, 0))
+        self._check_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._storage = open_storage(self.storage)
         self.study = self._open(start or {})
         self._write(TUNING_FILE, {"storage": without_password(self.storage), "study_name": self.study_name})
+
+    def _check_folder(self) -> None:
+        """One study to a folder: reports, choice and entry of a second one would take the place of the first's."""
+        path = self.folder / TUNING_FILE
+        owner = json.loads(path.read_text(encoding="utf-8"))["study_name"] if path.is_file() else self.study_name
+        if owner != self.study_name:
+            raise SettingError(
+                f"folder={str(self.folder)!r} belongs to the study {owner!r}: {self.study_name!r} needs another one"
+            )
 
     def close(self) -> None:
         """End the connections to the storage."""
@@ -108,7 +121,7 @@ class Tuning:
         except optuna.exceptions.DuplicatedStudyError:
             study = optuna.load_study(study_name=self.study_name, storage=self._storage)
             self._join(study, start)
-        call = {name: without_password(str(value)) for name, value in provenance().items()}
+        call = {name: str(value) for name, value in provenance().items()}
         study.set_user_attr("calls", [*study.user_attrs.get("calls", []), call])
         given = study.user_attrs["start"]
         first = merge(registry.get(self.plan.algo).defaults, self.plan.arguments, given)
@@ -118,6 +131,7 @@ class Tuning:
     def _begin(self, study: Study, start: Mapping[str, Any]) -> None:
         study.set_user_attr("start", dict(start))
         study.set_user_attr("versions", versions(registry.get(self.plan.algo).cls))
+        study.set_user_attr("compared", compared(self.proposal.pruner))
         study.set_user_attr("plan", self.plan.to_json())  # the last one: who finds it finds the others
 
     def _join(self, study: Study, start: Mapping[str, Any]) -> None:
@@ -132,7 +146,13 @@ class Tuning:
             if study.trials or study.direction is not StudyDirection.MAXIMIZE:
                 raise SettingError(f"{where} was not begun by sb3-pg tune. Give another --study-name")
             self._begin(study, start)  # who created it was killed
-        differences = self.plan.differences(Plan.from_json(study.user_attrs["plan"]))
+        differences = self.plan.differences(plan_of(study.user_attrs))
+        how, before = compared(self.proposal.pruner), study.user_attrs.get("compared") or _compared_before(study)
+        if before is None:
+            study.set_user_attr("compared", how)
+        elif how != before:
+            pruner = f"pruner={self.proposal.pruner!r}"
+            differences.append(f"{pruner} compares trials {how}, but so far they were compared {before}")
         if start and start != study.user_attrs["start"]:
             differences.append(f"start is {dict(start)!r}, but was {study.user_attrs['start']!r}")
         if differences:
@@ -160,37 +180,43 @@ class Tuning:
         :param watcher: told of the progress
         :param stall_limit: seconds after which a worker that has not come any further is ended, and its trial lost
         :raises TuningError: the first trials have all failed
-        :raises ValueError: neither ``n_trials`` nor ``timeout`` is given
+        :raises ValueError: neither ``n_trials`` nor ``timeout`` is given, or a number is not allowed
         """
+        check_count("n_trials", n_trials, optional=True)
+        check_count("jobs", jobs, optional=True)
+        check_number("stall_limit", stall_limit, 0, math.inf, above=True)
         if n_trials is None and timeout is None:
             raise ValueError("n_trials=None and timeout=None: one of them must end the tuning")
-        workers = Workers(self._order(n_trials, stall_limit), self.folder / "logs", jobs or usable_cores())
+        if timeout is not None:
+            check_number("timeout", timeout, 0, math.inf)
+        before = self.study.get_trials(deepcopy=False)
+        workers = Workers(self._order(n_trials, stall_limit), self.folder / "logs", jobs or usable_cores(), before)
         recover, end = Recovery(self.study), time.monotonic() + (float("inf") if timeout is None else timeout)
         watcher, connection_ = watcher or _Nobody(), _Connection(self.storage)
-        ended_before = {trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state in ENDED}
-        killed: dict[int, str] = {}
+        ended_before = {trial.number for trial in before if trial.state in ENDED}
+        ended: dict[int, str] = {}
         try:
             while True:
-                killed |= workers.reap()
+                ended |= workers.reap()
                 with connection_:
-                    recover(killed)
-                    killed.clear()
+                    recover(ended)
+                    ended.clear()
                     trials = self.study.get_trials(deepcopy=False)
                     watcher.look(trials, n_trials)
                     workers.end_hung(trials)
-                    _check_not_hopeless([trial for trial in trials if trial.number not in ended_before])
-                    workers.check_fruitful(len(trials))
+                    workers.check_fruitful(trials)
+                    wanted = _open_places(trials, n_trials) if _is_worth_while(trials, ended_before) else 0
                     if time.monotonic() < end:
-                        workers.start(_open_places(trials, n_trials), trials)
+                        workers.start(wanted, trials)
                     elif not workers:
                         return
                     if not workers and n_trials is not None and _all_ended(trials, n_trials):
                         return
                 workers.wait(_SECONDS_BETWEEN_LOOKS)
         finally:
-            ended = workers.close()
+            under_way = workers.close()
             with contextlib.suppress(Exception):  # the next call does it as well
-                self._recover(ended)
+                self._recover(under_way)
 
     def _recover(self, ended: set[int]) -> None:
         """Have the trials of ``ended`` processes begun again by the next call.
@@ -229,8 +255,14 @@ class Tuning:
         :param total_steps: environment steps of each run; those of the tuning by default
         :param console: of rich, for progress
         :param stall_limit: seconds after which a run that stands still is ended
-        :raises TuningError: no trial has been completed
+        :raises TuningError: no trial has been completed, or some runs of every contender have failed
+        :raises ValueError: a number is not allowed
         """
+        check_count("top", top)
+        check_count("seeds", seeds)
+        check_count("jobs", jobs, optional=True)
+        check_count("total_steps", total_steps, optional=True)
+        check_number("stall_limit", stall_limit, 0, math.inf, above=True)
         if not any(trial.state is TrialState.COMPLETE for trial in self.study.get_trials(deepcopy=False)):
             raise TuningError(f"no trial of {self.study_name!r} has been completed: there is nothing to choose from")
         winner = choose(self.study, self.plan, self.folder, top, seeds, jobs, total_steps, console, stall_limit)
@@ -283,11 +315,27 @@ def _all_ended(trials: list[FrozenTrial], n_trials: int) -> bool:
     )
 
 
-def _check_not_hopeless(trials: list[FrozenTrial]) -> None:
+def _is_worth_while(trials: list[FrozenTrial], ended_before: Collection[int]) -> bool:
+    """Whether to begin more trials: not if all have failed so far; those under way have the last word then.
+
+    :param trials: of the study
+    :param ended_before: numbers of those that earlier calls have seen end
+    :raises TuningError: there is none under way
     """
-    :raises TuningError: the first trials have all failed, so that the others would as well
-    """
-    ended = [trial for trial in trials if trial.state in ENDED and counts(trial)]
-    if len(ended) >= _FAILURES_IN_A_ROW and all(trial.state is TrialState.FAIL for trial in ended):
-        reasons = dict.fromkeys(trial.user_attrs["reason"] for trial in ended)
-        raise TuningError(f"all of the first {len(ended)} trials have failed: {'; '.join(list(reasons)[:3])}")
+    if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
+        return True
+    failed = [t for t in trials if t.state is TrialState.FAIL and counts(t) and t.number not in ended_before]
+    if len(failed) < _FAILURES_IN_A_ROW:
+        return True
+    if any(trial.state is TrialState.RUNNING for trial in trials):
+        return False
+    reasons = dict.fromkeys(trial.user_attrs["reason"] for trial in failed)
+    raise TuningError(f"all of the first {len(failed)} trials have failed: {'; '.join(list(reasons)[:3])}")
+
+
+def _compared_before(study: Study) -> str | None:
+    """How the trials of a study were compared that does not say so; ``None`` if nothing was reported."""
+    reported = [trial.intermediate_values for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    if not reported:
+        return None
+    return compared("wilcoxon" if any(0 in values for values in reported) else "median")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from sb3_pg_ext.experiments.summary import number
-from sb3_pg_ext.experiments.tuning.choice import DEFAULTS
+from sb3_pg_ext.experiments.tuning.choice import DEFAULTS, START
 from sb3_pg_ext.experiments.tuning.outcome import Contender, Outcome
 from sb3_pg_ext.experiments.values import as_text
 
@@ -14,7 +14,7 @@ _NONE = "–"
 
 
 def outcome_text(found: Outcome) -> dict[str, Any]:
-    judged = [c for c in (found.tuned, found.defaults) if c is not None]
+    judged = [c for c in (found.tuned, found.rival) if c is not None]
     return {
         "sentences": verdict(found),
         "contenders": [
@@ -47,23 +47,28 @@ def _arguments(contender: Contender) -> str:
 def verdict(found: Outcome) -> list[str]:
     if found.winner is None:
         return [f"{found.contenders[0].label.capitalize()} is in the lead on fresh seeds; the verdict is not in yet."]
-    if found.winner.label == DEFAULTS:
-        return ["On fresh seeds no trial does better than the defaults: they are the choice."]
+    if found.winner.label in (DEFAULTS, START):
+        return [f"On fresh seeds no trial does better than the {found.winner.label}: that is the choice."]
     advantage, differences = found.advantage, found.differences
-    if advantage is None:
+    if advantage is None or found.rival is None:
         return [f"{found.winner.label.capitalize()} has been chosen; the runs that judge it are not finished."]
     seeds = "one seed" if len(differences) == 1 else f"{len(differences)} seeds"
-    side, better = "above" if advantage.point >= 0 else "below", sum(each > 0 for each in differences)
+    rival = found.rival.label
+    far = f"{number(abs(advantage.point))} {'above' if advantage.point > 0 else 'below'}"
+    better = sum(each > 0 for each in differences)
     first = (
         f"{found.winner.label.capitalize()} has been chosen. On {seeds} that had no part in search "
-        f"and choice its mean is {number(abs(advantage.point))} {side} that of the defaults, and it is better on "
+        f"and choice its mean is {far if advantage.point else 'equal to'} that of the {rival}, and it is better on "
         f"{better} of {len(differences)}."
     )
+    if found.unpaired:
+        n_seeds = len(differences) + found.unpaired
+        first += f" Left out, since a run on them is not finished: {found.unpaired} of {n_seeds} seeds."
     if math.isnan(advantage.low):
         return [first, "That is too few for an interval: take it as a hint."]
     interval = f"95 % interval of the difference: {number(advantage.low)} to {number(advantage.high)}."
     if advantage.low > 0:
         return [first, f"{interval} The tuned settings are better."]
     if advantage.high < 0:
-        return [first, f"{interval} The defaults are better: the search has fitted its own seeds."]
+        return [first, f"{interval} The {rival} did better: the search has fitted its own seeds."]
     return [first, f"{interval} Which of the two is better cannot be told from these seeds."]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import optuna
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial
 
-from sb3_pg_ext.experiments.tuning.ledger import counts
+from sb3_pg_ext.experiments.tuning.ledger import place_of
 from sb3_pg_ext.experiments.tuning.objective import SECONDS_BETWEEN_BEATS, objective
-from sb3_pg_ext.experiments.tuning.plan import Plan
+from sb3_pg_ext.experiments.tuning.plan import plan_of
 from sb3_pg_ext.experiments.tuning.samplers import PrunerName, SamplerName, make_pruner, make_sampler
 from sb3_pg_ext.experiments.tuning.storages import close_storage, open_storage
 from sb3_pg_ext.experiments.worker import remove_if_empty, settle_in, write_output_to
@@ -34,15 +34,12 @@ class Proposal:
     n_startup_trials: int = 10
 
 
-def work(
-    storage: str, study_name: str, proposal: Proposal, slot: int, n_trials: int | None, beats_every: float, log: str
-) -> None:
+def work(storage: str, study_name: str, proposal: Proposal, n_trials: int | None, beats_every: float, log: str) -> None:
     """Ask the study for a trial and carry it out.
 
     :param storage: URL, see :func:`~sb3_pg_ext.experiments.tuning.storages.open_storage`
     :param study_name: of the study in it
     :param proposal: how the trial is found
-    :param slot: number of the worker among those of its parent
     :param n_trials: how many trials are wanted in all
     :param beats_every: seconds between signs of life
     :param log: file for warnings and prints
@@ -50,7 +47,7 @@ def work(
     settle_in()
     write_output_to(Path(log))
     try:
-        run_trial(storage, study_name, proposal, slot, n_trials, beats_every)
+        run_trial(storage, study_name, proposal, n_trials, beats_every)
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
@@ -62,7 +59,6 @@ def run_trial(
     storage: str,
     study_name: str,
     proposal: Proposal,
-    slot: int = 0,
     n_trials: int | None = None,
     beats_every: float = SECONDS_BETWEEN_BEATS,
 ) -> None:
@@ -71,16 +67,21 @@ def run_trial(
     opened = open_storage(storage)
     try:
         study = optuna.load_study(study_name=study_name, storage=opened)
-        _run_trial(study, proposal, slot, partial(objective, n_trials=n_trials, beats_every=beats_every))
+        _run_trial(study, proposal, partial(objective, n_trials=n_trials, beats_every=beats_every))
     finally:
         close_storage(opened)
 
 
-def _run_trial(study: Study, proposal: Proposal, slot: int, carry_out: Callable[..., float]) -> None:
-    plan = Plan.from_json(study.user_attrs["plan"])
+def _run_trial(study: Study, proposal: Proposal, carry_out: Callable[..., float]) -> None:
+    plan = plan_of(study.user_attrs)
     study.pruner = make_pruner(proposal.pruner, plan)
-    # Lost trials, and those that are waiting to be carried out again, leave the proposals of the others as they are.
-    n_before = sum(counts(t) for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING)
-    study.sampler = make_sampler(proposal.sampler, plan.master_seed, n_before, slot, proposal.n_startup_trials)
+
+    def propose_and_carry_out(trial: Trial) -> float:
+        # Only now it is known which trial this is. Optuna draws for it when it is asked for a parameter, not before.
+        trials = study.get_trials(deepcopy=False)
+        place = place_of(trials[trial.number], trials)
+        study.sampler = make_sampler(proposal.sampler, plan.master_seed, place, proposal.n_startup_trials)
+        return carry_out(trial, plan)
+
     # What goes wrong with a trial is written down in it, and the next one may be better.
-    study.optimize(partial(carry_out, plan=plan), n_trials=1, catch=(Exception,))
+    study.optimize(propose_and_carry_out, n_trials=1, catch=(Exception,))

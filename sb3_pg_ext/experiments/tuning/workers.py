@@ -16,7 +16,7 @@ from sb3_pg_ext.experiments.tuning.ledger import process_of
 from sb3_pg_ext.experiments.tuning.objective import SECONDS_BETWEEN_BEATS
 from sb3_pg_ext.experiments.tuning.worker import Proposal, work
 
-_DEATHS_IN_A_ROW = 5
+_IN_VAIN_IN_A_ROW = 5
 _BEATS_IN_LIMIT = 4
 # Seconds between two looks that count at most: while this process was stopped itself, nobody has stood still.
 _LONGEST_LOOK = 10.0
@@ -57,15 +57,19 @@ class Workers:
     :param order: what each of them is to do
     :param logs: folder of their log files
     :param jobs: number of slots
+    :param trials: of the study, before any of them is started
     """
 
-    def __init__(self, order: Order, logs: Path, jobs: int):
+    def __init__(self, order: Order, logs: Path, jobs: int, trials: Sequence[FrozenTrial] = ()):
         self.order, self.logs, self.jobs = order, logs, jobs
         self._context = context()
         self._slots: dict[int, BaseProcess] = {}
         self._signs: dict[int, _Sign] = {}
         self._looked = time.monotonic()
-        self._deaths = self._n_trials = 0
+        self._ended: list[int] = []
+        self._in_vain = 0
+        # Process numbers are used again: those of earlier trials say nothing of the processes started here.
+        self._claimed_before = {trial.number for trial in trials if "owner" in trial.user_attrs}
         logs.mkdir(exist_ok=True)
 
     def __bool__(self) -> bool:
@@ -85,7 +89,7 @@ class Workers:
 
     def _started(self, slot: int) -> BaseProcess:
         order, log = self.order, str(self.logs / f"worker{slot}_{time.time_ns()}.log")
-        arguments = (order.storage, order.study_name, order.proposal, slot, order.n_trials, order.beats_every, log)
+        arguments = (order.storage, order.study_name, order.proposal, order.n_trials, order.beats_every, log)
         process: Any = self._context.Process(target=work, args=arguments, name=f"worker {slot}")
         process.start()
         return process
@@ -106,16 +110,18 @@ class Workers:
                 process.kill()
 
     def reap(self) -> dict[int, str]:
-        """Free the slots of processes that have ended; the numbers of those that did not end by themselves, and why."""
-        killed = {}
+        """Free the slots of processes that have ended; the numbers of these, and how.
+
+        An exit code of 0 says little: whatever runs in a trial can end the process with it.
+        """
+        ended = {}
         for slot, process in list(self._slots.items()):
             if not process.is_alive():
                 process.join()
-                if process.exitcode:
-                    killed[process.pid or 0] = self._cause(slot, process.exitcode)
+                ended[process.pid or 0] = self._cause(slot, process.exitcode or 0)
                 del self._slots[slot]
-        self._deaths += len(killed)
-        return killed
+        self._ended += ended
+        return ended
 
     def _cause(self, slot: int, exitcode: int) -> str:
         limit = self.order.stall_limit
@@ -123,14 +129,18 @@ class Workers:
             return f"had stood still for {limit:g} s and was ended"
         return f"ended with {f'signal {-exitcode}' if exitcode < 0 else f'exit code {exitcode}'}"
 
-    def check_fruitful(self, n_trials: int) -> None:
+    def check_fruitful(self, trials: Sequence[FrozenTrial]) -> None:
         """
-        :raises TuningError: worker processes die before they have a trial, and would do so for ever
+        :param trials: of the study
+        :raises TuningError: worker processes end before they have claimed a trial, and would do so for ever
         """
-        if n_trials > self._n_trials:
-            self._n_trials, self._deaths = n_trials, 0
-        if self._deaths >= _DEATHS_IN_A_ROW:
-            raise TuningError(f"{self._deaths} worker processes in a row have ended without a trial: see {self.logs}")
+        if self._ended:
+            claimed = {process_of(trial) for trial in trials if trial.number not in self._claimed_before}
+            for number in self._ended:
+                self._in_vain = 0 if number in claimed else self._in_vain + 1
+            self._ended.clear()
+        if self._in_vain >= _IN_VAIN_IN_A_ROW:
+            raise TuningError(f"{self._in_vain} worker processes in a row have ended without a trial: see {self.logs}")
 
     def wait(self, timeout: float) -> None:
         """Until a worker has ended, ``timeout`` seconds at most."""
