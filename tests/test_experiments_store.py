@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -223,9 +224,75 @@ def test_what_is_no_part_of_the_study_any_more_is_shown_only_if_it_was_begun(sto
     store.declare([run(0), *begun, dropped], whole=True)
     store.claim(begun[0].key, ME)
     store.declare([run(0)], whole=True)
-    assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [("ppo", 0), ("begun", 0), ("begun", 1)]
+    assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [("ppo", 0), ("begun", 0)]
     store.declare([dropped])
     assert {r.spec.label for r in store.records()} == {"ppo", "begun", "dropped"}
+
+
+def _finished(store: Store, *specs: RunSpec) -> None:
+    for spec in specs:
+        store.claim(spec.key, ME)
+        store.add_evaluation(spec.key, ME, "training", evaluation(0))
+        store.finish(spec.key, ME, OUTCOME, {"git": f"commit {spec.replicate}"})
+
+
+def _of_master(master: int, *replicates: int) -> list[RunSpec]:
+    return [replace(run(replicate), seeds=seeds_of(master, replicate)) for replicate in replicates]
+
+
+def _shown(store: Store) -> list[tuple[int, int]]:
+    """(number of the run, master seed) of what is shown."""
+    masters = {seeds_of(master, k): master for master in (0, 1) for k in range(4)}
+    return sorted((r.spec.replicate, masters[r.spec.seeds]) for r in store.records())
+
+
+@pytest.mark.parametrize("knows_seeds", [True, False])
+def test_runs_of_another_master_seed_take_the_place_of_those_of_the_same_number(
+    store: Store, knows_seeds: bool
+) -> None:
+    def declare(master: int, *replicates: int) -> list[RunSpec]:
+        runs = _of_master(master, *replicates)
+        store.declare(runs, seeds=(lambda replicate: seeds_of(master, replicate)) if knows_seeds else None)
+        return runs
+
+    _finished(store, *declare(0, 0, 1, 2))
+    _finished(store, *declare(1, 0, 1))
+    # The third of the first set is no replicate of these, if it can be known.
+    rest = [] if knows_seeds else [(2, 0)]
+    assert _shown(store) == [(0, 1), (1, 1), *rest]
+    assert store.count_hidden() == 3 - len(rest)
+    # Fewer of them hide nothing that is finished, and bring back nothing of the other set.
+    declare(1, 0)
+    assert _shown(store) == [(0, 1), (1, 1), *rest]
+    declare(0, 0, 1)
+    assert _shown(store) == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_fewer_seeds_can_be_asked_for_after_more(store: Store) -> None:
+    store.declare([run(number) for number in range(400)])
+    _finished(store, run(0), run(7))
+    store.claim(run(9).key, ME)
+    store.declare([run(0), run(1)])
+    shown = {record.spec.replicate: record.status for record in store.records()}
+    assert shown == {0: "finished", 1: "pending", 7: "finished", 9: "running"}
+    store.declare([run(number) for number in range(3)])
+    assert sorted(record.spec.replicate for record in store.records()) == [0, 1, 2, 7, 9]
+
+
+def test_where_finished_runs_come_from(store: Store) -> None:
+    store.declare([run(0), run(1), run(2)])
+    _finished(store, run(0), run(2))
+    assert store.finished_by([run(1).key, run(2).key]) == [{"git": "commit 2"}]
+
+
+def test_no_more_waiting_runs_are_read_than_there_is_room_for(store: Store, monkeypatch) -> None:
+    specs = [run(replicate) for replicate in range(5)]
+    store.declare(specs)
+    read: list[str] = []
+    from_json = RunSpec.from_json
+    monkeypatch.setattr(RunSpec, "from_json", lambda text: read.append(text) or from_json(text))
+    assert store.pending([spec.key for spec in specs[1:]], limit=2) == specs[1:3]
+    assert len(read) == 2
 
 
 def test_other_settings_under_the_same_label_replace_the_runs_that_are_shown(store: Store) -> None:
@@ -235,14 +302,9 @@ def test_other_settings_under_the_same_label_replace_the_runs_that_are_shown(sto
     assert [(r.spec.label, r.spec.hyperparameters["gamma"]) for r in store.records()] == [("a2c", 0.5), ("ppo", 0.9)]
     assert store.count_hidden() == 1, "the other was never begun"
     store.declare([run(2)])
-    assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [
-        ("ppo", 0),
-        ("ppo", 1),
-        ("ppo", 2),
-        ("a2c", 0),
-    ]
+    assert [(r.spec.label, r.spec.replicate) for r in store.records()] == [("ppo", 0), ("ppo", 2), ("a2c", 0)]
     store.declare([run(0, env_id="Acrobot-v1")])
-    assert len(store.records()) == 5
+    assert len(store.records()) == 4
 
 
 def test_the_first_seed_of_every_setting_comes_before_the_second_of_any(store: Store) -> None:
@@ -266,6 +328,51 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path: Path) -> Non
     database.close()
     with pytest.raises(ValueError, match="version 99"):
         Store(tmp_path / "newer.sqlite")
+
+
+@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_database_of_something_else_is_left_as_it_is(version: int, create: bool, tmp_path: Path) -> None:
+    path = tmp_path / "photos.sqlite"
+    with sqlite3.connect(path) as database:
+        database.executescript(f"CREATE TABLE foo (a); PRAGMA user_version = {version}")
+    database.close()
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match="a database of something else, with the tables foo"):
+        Store(path, create=create)
+    assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_empty_file_becomes_a_study_only_where_one_is_to_be_made(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite"
+    path.touch()
+    with pytest.raises(ValueError, match="it is empty"):
+        Store(path)
+    assert path.stat().st_size == 0
+    Store(path, create=True).close()
+    Store(path).close()
+
+
+def test_a_file_that_another_process_keeps_locked_is_named(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "study.sqlite"
+    monkeypatch.setattr("sb3_pg_ext.experiments.database._PATIENCE", 0.01)
+    with Store(path, create=True) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(
+            TimeoutError, match=r"study\.sqlite: another process has kept it locked for more than 0\.01 s"
+        ):
+            store.declare([run()])
+        other.execute("ROLLBACK")
+        store.declare([run()])
+        other.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(TimeoutError, match="another process has kept it locked"):
+        Store(path)
+    other.close()
 
 
 _WRITER = """
@@ -342,6 +449,34 @@ def test_a_file_of_the_first_version_is_brought_up_to_date_with_all_that_it_hold
         assert database.execute(columns, (run(5).key,)).fetchall() == before
 
 
+def test_an_old_file_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
+    path = _old_file(tmp_path / "study.sqlite")
+    content = path.read_bytes()
+    with Store(path, read_only=True) as store:
+        assert len(store.records()) == 3
+        assert store.references() == {}
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            store.declare([run()])
+    assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_study_in_a_folder_that_cannot_be_written_to_can_be_read(old: bool, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "with a space?" / "study.sqlite"
+    path.parent.mkdir()
+    if old:
+        _old_file(path)
+    else:
+        with Store(path, create=True) as store:
+            store.declare([run(k) for k in range(3)])
+    # SQLite itself would write into it: what it does while the file is open must be nothing.
+    monkeypatch.setattr("sb3_pg_ext.experiments.database.os.access", lambda path, mode: mode != os.W_OK)
+    with Store(path) as store:
+        assert len(store.records()) == 3
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def _open(path: str, results) -> None:
     try:
         with Store(path) as store:
@@ -383,11 +518,32 @@ def test_damage_is_found_on_opening_and_said_clearly(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a study that can be used") as caught:
         Store(path)
     assert str(path) in str(caught.value)
-    assert f"sqlite3 {path} .recover" in str(caught.value)
+    assert "Nothing was changed" in str(caught.value)
     assert path.read_bytes() == content
     with pytest.raises(ValueError, match="not a study"):
         Store(path)
     Store(path, check=False).close()
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the command is that of SQLite's own program")
+def test_what_can_be_read_of_a_damaged_file_is_rescued_by_the_command_that_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a folder" / "study.sqlite"
+    specs = [run(replicate) for replicate in range(200)]
+    with Store(path, create=True) as store:
+        store.declare(specs)
+        _finished(store, *specs[:3])
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8192] = bytes(8192)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="rescued") as caught:
+        Store(path)
+    subprocess.run(str(caught.value).partition("lost, by: ")[2], shell=True, check=False, capture_output=True)
+    with Store(path.with_name("rescued.sqlite")) as store:
+        records = store.records()
+    assert 100 < len(records) < 200
+    assert all(record.spec in specs for record in records)
+    assert [record.status for record in records[:4]] == ["finished"] * 3 + ["pending"]
 
 
 def test_scores_of_reference_are_kept_and_replaced(store: Store) -> None:
@@ -396,6 +552,9 @@ def test_scores_of_reference_are_kept_and_replaced(store: Store) -> None:
     store.declare([run(0)], references={"CartPole-v1": Reference(20.0, 400.0)})
     store.declare([run(0)])
     assert store.references() == {"A": Reference(-1.0, 1.0), "CartPole-v1": Reference(20.0, 400.0)}
+    # A file that says everything has no others for its environments.
+    store.declare([run(0)], whole=True)
+    assert store.references() == {"A": Reference(-1.0, 1.0)}
 
 
 def imported(origin: str, label: str = "old", **settings: float) -> RunSpec:

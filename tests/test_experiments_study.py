@@ -12,18 +12,23 @@ from typing import Any
 
 import pytest
 from observing import rows, wait_for
+from rich.console import Console
 
 from sb3_pg_ext.experiments.cli import main
+from sb3_pg_ext.experiments.commands.report import show
 from sb3_pg_ext.experiments.owner import Owner
-from sb3_pg_ext.experiments.results import Evaluation
-from sb3_pg_ext.experiments.run_spec import Protocol
+from sb3_pg_ext.experiments.report import Report
+from sb3_pg_ext.experiments.results import Evaluation, Outcome
+from sb3_pg_ext.experiments.run_spec import Protocol, RunSpec
 from sb3_pg_ext.experiments.runner import execute
 from sb3_pg_ext.experiments.store import Store
-from sb3_pg_ext.experiments.study import Problem, Study
+from sb3_pg_ext.experiments.study import Problem, Study, carry_out
+from sb3_pg_ext.experiments.summary import summarise
 from sb3_pg_ext.experiments.values import SettingError
 from sb3_pg_ext.experiments.variants import read_variant
 
 COMMON = ["--n-evaluations", "3", "--eval-episodes", "2", "--test-episodes", "3"]
+ME = str(Owner.current())
 ALGOS = ["a2c", "mine=ppo:n_steps=64,n_epochs=2"]
 
 
@@ -351,6 +356,87 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path, capsys) -> None:
     (tmp_path / "file").touch()
     assert main(compare(tmp_path / "file", "--seeds", "1")) == 2
     assert f"the folder {tmp_path / 'file'} cannot be created: File exists" in capsys.readouterr().err
+
+
+class Room:
+    """An executor that has room for one run, and never comes to begin it."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self.keys)
+
+    def submit(self, spec: RunSpec) -> None:
+        self.keys.append(spec.key)
+
+    def supervise(self, timeout: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_waiting_runs_are_looked_at_only_while_there_is_room(tmp_path: Path, monkeypatch) -> None:
+    class Enough(Exception):
+        pass
+
+    class Impatient:
+        looks = 0
+
+        def look(self, rows: Any) -> None:
+            self.looks += 1
+            if self.looks == 20:
+                raise Enough
+
+    runs = Study([read_variant("a2c")], [Problem("CartPole-v1", 10, Protocol(10))], 50).runs()
+    read: list[str] = []
+    from_json = RunSpec.from_json
+    room = Room()
+    with Store(tmp_path / "study.sqlite", create=True) as store:
+        store.declare(runs)
+        monkeypatch.setattr(RunSpec, "from_json", lambda text: read.append(text) or from_json(text))
+        with pytest.raises(Enough):
+            carry_out(runs, store, room, Impatient())
+    assert room.keys == [runs[0].key]
+    assert len(read) == 1
+
+
+def test_cells_of_the_table_are_no_markup(tmp_path: Path, monkeypatch, capsys) -> None:
+    with Store(tmp_path / "study.sqlite", create=True) as store:
+        (run,) = Study([read_variant("x[bold]=a2c")], [Problem("CartPole-v1", 10, Protocol(10))], 1).runs()
+        store.declare([run])
+        store.claim(run.key, ME)
+        for step in (0, 10):
+            store.add_evaluation(run.key, ME, "training", Evaluation(step, (1.0,), (1,), 0.1))
+        store.finish(run.key, ME, Outcome(10, 1.0, 1.0, 1.0), {})
+        (summary,) = summarise(store.records())
+    monkeypatch.setattr("sb3_pg_ext.experiments.report.write_report", lambda *arguments: Report([summary], [], []))
+    show(tmp_path, Console(width=200, force_terminal=False))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[one run]" in shown
+    for cell in summary.row():
+        assert " ".join(cell.split()) in shown
+
+
+_WARMING = """
+import multiprocessing, pathlib, signal
+from multiprocessing import forkserver
+from sb3_pg_ext.experiments import executor
+executor._LATE = "json"
+executor.warm_up(["json"])
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+status = pathlib.Path(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="signals of a process are looked up in /proc")
+def test_ctrl_c_while_the_workers_are_prepared_reaches_the_command_alone() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and then by the child too, in a background job
+    ignored = subprocess.run([sys.executable, "-c", _WARMING], capture_output=True, text=True, check=True).stdout
+    assert int(ignored, 16) & 1 << (signal.SIGINT - 1)
 
 
 def test_labels_and_settings_must_differ() -> None:

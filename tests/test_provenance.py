@@ -13,6 +13,7 @@ import pytest
 import sb3_pg_ext
 from sb3_pg_ext.experiments.provenance import command
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
+from sb3_pg_ext.experiments.tracking import Tracking
 
 PACKAGE = Path(sb3_pg_ext.__file__).parent
 SCRIPT = Path(sys.executable).with_name("sb3-pg")
@@ -53,6 +54,18 @@ OPTIONS += ["--n-evaluations", "1", "--eval-episodes", "1", "--test-episodes", "
 def test_the_command_can_be_typed_again(program: str, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [program, "--algo", "a=ppo:policy_kwargs.net_arch=[8, 8]"])
     assert command() == f"{typed or shlex.quote('')} --algo 'a=ppo:policy_kwargs.net_arch=[8, 8]'"
+
+
+def test_what_is_told_to_be_typed_is_quoted() -> None:
+    names = ("tensorboard", "wandb", "mlflow")
+    folder = Path("my runs").resolve()
+    ways = Tracking(names, "p", str(folder), "s", f"sqlite:///{folder}/mlflow.db").ways_to_look().splitlines()
+    assert [shlex.split(way.partition("  (")[0]) for way in map(str.strip, ways)] == [
+        ["tensorboard", "--logdir", "my runs/tensorboard"],
+        ["wandb", "sync", "my runs/wandb/offline-run-*"],
+        ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"],
+    ]
+    assert ways[1].strip().startswith("wandb sync 'my runs'/wandb/offline-run-*"), "the shell fills in the star"
 
 
 def call(program: list[str], folder: Path, **variables: str) -> str:

@@ -266,6 +266,12 @@ def ended_by(error: str) -> Callable[[], Any]:
             "RayTaskError": lambda kind: kind("task", "traceback", ValueError("deep down")),
             "NodeDiedError": lambda kind: kind("lost"),
         }
+        if error == "RayTaskError(RayTaskError)":  # the keeper was asked for what it could not do
+            raise exceptions.RayTaskError(
+                "task", "", made["RayTaskError"](exceptions.RayTaskError).as_instanceof_cause()
+            )
+        if error == "RayTaskError(ActorDiedError)":  # the task has found that the keeper is lost
+            raise exceptions.RayTaskError("task", "traceback", exceptions.ActorDiedError()).as_instanceof_cause()
         raise made.get(error, lambda kind: kind())(getattr(exceptions, error))
 
     return outcome
@@ -277,11 +283,15 @@ def ended_by(error: str) -> Callable[[], Any]:
         ("NodeDiedError", 0, False),
         ("WorkerCrashedError", 1, False),
         ("ActorDiedError", 0, True),
-        ("RayTaskError", 0, True),
+        ("RayTaskError", 1, False),
+        ("RayTaskError(RayTaskError)", 1, False),
+        ("RayTaskError(ActorDiedError)", 0, True),
         ("LocalRayletDiedError", 0, True),
     ],
 )
-def test_only_the_death_of_its_worker_is_held_against_a_run(fake, error: str, deaths: int, stops: bool) -> None:
+def test_what_ends_a_task_is_held_against_its_run_unless_more_is_lost(
+    fake, error: str, deaths: int, stops: bool
+) -> None:
     cluster, ray, run = fake
     ray.outcome = ended_by(error)
     with pytest.raises(ConnectionError, match="the cluster cannot carry out") if stops else contextlib.nullcontext():
@@ -290,9 +300,22 @@ def test_only_the_death_of_its_worker_is_held_against_a_run(fake, error: str, de
     assert (row["status"], row["deaths"], list(cluster.keys)) == ("pending", deaths, [])
 
 
-def test_workers_that_die_at_their_start_stop_the_study(fake) -> None:
+def test_an_error_of_a_task_ends_its_run_at_the_second_time_and_nothing_else(fake) -> None:
     cluster, ray, run = fake
-    ray.outcome = ended_by("WorkerCrashedError")
+    ray.outcome = ended_by("RayTaskError(RayTaskError)")
+    cluster.supervise(0.0)
+    cluster.submit(run)
+    cluster.store.claim(run.key, str(Owner.current()))
+    cluster.supervise(0.0)
+    row = cluster.store.statuses([run.key])[run.key]
+    assert (row["status"], row["deaths"]) == ("failed", 2)
+    assert "its task ended by an error: ValueError: deep down (for the 2nd time)" in row["error"]
+
+
+@pytest.mark.parametrize("error", ["WorkerCrashedError", "RayTaskError"])
+def test_workers_that_die_at_their_start_stop_the_study(fake, error: str) -> None:
+    cluster, ray, run = fake
+    ray.outcome = ended_by(error)
     cluster.store.give_back(run.key, str(Owner.current()))
     for _ in range(4):
         cluster.supervise(0.0)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sb3_pg_ext.experiments import provenance
 from sb3_pg_ext.experiments.cli import main
 from sb3_pg_ext.experiments.commands import compare
 from sb3_pg_ext.experiments.forecast import Forecast, forecasts, probe, study_seconds
+from sb3_pg_ext.experiments.kept_study import check_replaceable, keep_study
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.results import Evaluation, Outcome, Reference
 from sb3_pg_ext.experiments.run_spec import Protocol
+from sb3_pg_ext.experiments.seeds import seeds_of
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
 from sb3_pg_ext.experiments.study import Problem, Study, select
 from sb3_pg_ext.experiments.study_file import StudyFile, read_study, study_text
@@ -186,7 +190,9 @@ def test_what_is_written_is_read_back(variant: Variant, tmp_path: Path) -> None:
     assert read(study_text(study), tmp_path).study == study
 
 
+TYPED = ["--algo", "ppo", "--env", "CartPole-v1", "-n", "100"]
 BASE = "algorithms:\n  - reinforce\nenvironments:\n  - CartPole-v1\nn_timesteps: 100\n"
+UNUSED = BASE.replace("reinforce", "{key: a2c, environments: [CartPole-v1]}").replace("n_", "  - Acrobot-v1\nn_")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +206,10 @@ BASE = "algorithms:\n  - reinforce\nenvironments:\n  - CartPole-v1\nn_timesteps:
         (BASE + "seeds: 1.5\n", "line 6, seeds: expected a whole number"),
         (BASE + "seeds: yes\n", "line 6, seeds: expected a number"),
         (BASE + "seeds:\n", "line 6, seeds: expected a number, but it is empty"),
+        (BASE + "seeds: 50_000_000\n", "line 6, seeds: '50_000_000' is too much: at most 10,000"),
+        (BASE + "master_seed: 1e30\n", "line 6, master_seed: '1e30' is too much: at most 9,007,199,254,740,992"),
+        (BASE.replace("100", "1e18"), "line 5, n_timesteps: '1e18' is too much: at most 1,000,000,000,000"),
+        (UNUSED, "line 5, environments[1]: no algorithm runs in 'Acrobot-v1'"),
         (BASE + "seeds: 1\nseeds: 2\n", "line 7, seeds: 'seeds' is given twice, first in line 6"),
         (BASE + "zoo_config: 1\n", "line 6, zoo_config: expected true or false"),
         (BASE + "evaluation: {episode: 3}\n", "line 6, evaluation.episode: there is no such key here. Did you mean"),
@@ -231,6 +241,7 @@ BASE = "algorithms:\n  - reinforce\nenvironments:\n  - CartPole-v1\nn_timesteps:
         # What shows only when it is built:
         (BASE.replace("- reinforce", "- reinforce\n  - ppo:n_steps=-1"), "line 3 (in the environment of line 5): ppo"),
         (BASE.replace("- CartPole-v1", "- {id: CartPole-v1, kwargs: {colour: red}}"), "colour"),
+        (BASE.replace("reinforce", "{key: ppo, overrides: {gamma: 7}}"), "gamma=7.0: a number in [0, 1] is needed"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_with_line_and_key(text: str, complaint: str, tmp_path: Path, capsys) -> None:
@@ -250,10 +261,23 @@ def test_a_wrong_file_is_refused_with_line_and_key(text: str, complaint: str, tm
         (["--algo", "ppo", "-n", "5"], "--env missing"),
         (["missing.yml"], "missing.yml"),
         (["mine.yml", "--seeds", "3", "--stochastic"], "--seeds, --stochastic: mine.yml says what is compared"),
+        (["mine.yml", "--seed", "0"], "--seed: mine.yml says what is compared"),
+        (["mine.yml", "--test-episodes", "0"], "--test-episodes: mine.yml says what is compared"),
+        ([*TYPED, "--eval-freq", "10", "--n-evaluations", "5"], "--eval-freq 10, --n-evaluations 5: one of them says"),
+        ([*TYPED, "--seeds", "50_000_000"], "--seeds 50,000,000 is too much: at most 10,000"),
+        ([*TYPED, "--seed", "1e30"], "is too much: at most 9,007,199,254,740,992"),
+        (["--algo", "ppo", "--env", "CartPole-v1", "-n", "1e18"], "-n 1,000,000,000,000,000,000 is too much"),
+        (["mine.yml", "--only", ""], "expected ALGO/ENV, ALGO or /ENV"),
+        (["mine.yml", "--only", "reinforce", "/"], "expected ALGO/ENV, ALGO or /ENV"),
+        (["--only", "ppo", "mine.yml"], "put the study file first: sb3-pg compare mine.yml --only ..."),
+        (["--env", "CartPole-v1", "a b.yaml"], "put the study file first: sb3-pg compare 'a b.yaml' --env ..."),
         (["mine.yml", "--only", "ppo"], "--only ppo: there is no such run"),
         (["mine.yml", "--only", "reinforc/CartPole-v1"], "Did you mean 'reinforce/CartPole-v1'?"),
         (["mine.yml", "--resume", "-f", "nowhere"], "there is no study in nowhere yet"),
-        (["--resume", "-f", "nowhere"], "nowhere"),
+        (
+            ["--resume", "-f", "nowhere"],
+            "--resume: there is no study in nowhere yet, as nowhere/study.yml does not exist",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -290,11 +314,11 @@ def test_a_part_of_a_study_is_selected_by_names_and_patterns() -> None:
 # --- what would run, and how long it would take
 
 
-def _finish(store: Store, key: str, seconds: float) -> None:
+def _finish(store: Store, key: str, seconds: float, circumstances: dict | None = None) -> None:
     me = str(Owner.current())
     store.claim(key, me)
     store.add_evaluation(key, me, "training", Evaluation(0, (1.0,), (1,), 0.1))
-    store.finish(key, me, Outcome(10, seconds, seconds, seconds), {})
+    store.finish(key, me, Outcome(10, seconds, seconds, seconds), circumstances or {})
 
 
 def test_the_time_of_a_run_is_that_of_finished_ones_or_of_a_probe(tmp_path: Path, monkeypatch) -> None:
@@ -390,7 +414,7 @@ def test_a_study_is_carried_out_in_parts_and_gone_on_with_from_its_folder(tmp_pa
     folder = tmp_path / "results"
     assert main(["compare", str(tmp_path / "mine.yml"), "-f", str(folder), "--only", "mine"]) == 0
     assert "1 of 2 runs (2 algorithms × 1 environment × 1 seed), 1 at once" in capsys.readouterr().out
-    assert (folder / "study.yml").read_text() == text
+    assert (folder / "study.yml").read_text().partition("\n")[2] == text
     with Store(folder / FILE_NAME) as store:
         assert {r.spec.label: r.status for r in store.records()} == {"a2c": "pending", "mine": "finished"}
         assert store.references() == {"CartPole-v1": Reference(9, 500)}
@@ -401,3 +425,120 @@ def test_a_study_is_carried_out_in_parts_and_gone_on_with_from_its_folder(tmp_pa
     with Store(folder / FILE_NAME) as store:
         assert [record.status for record in store.records()] == ["finished"] * 2
     assert yaml.safe_load((folder / "study.yml").read_text())["seeds"] == 1
+
+
+SHORT = ["-n", "20", "--seeds", "1", "--n-evaluations", "1", "--eval-episodes", "1", "--test-episodes", "1", "-j", "1"]
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> None:
+    """Runs are finished without being carried out, by the code that is there."""
+
+    def carry_out(runs, store, executor, folder: Path) -> int:
+        for run in store.pending([run.key for run in runs]):
+            _finish(store, run.key, 1.0, {"git": provenance.git_state()})
+        return 0
+
+    monkeypatch.setattr(compare, "_carry_out", carry_out)
+    monkeypatch.setattr("sb3_pg_ext.experiments.executor.warm_up", lambda: None)
+
+
+def _typed_study(folder: Path, algo: str = "es") -> list[str]:
+    return ["compare", "--algo", algo, "--env", "CartPole-v1", "-f", str(folder), *SHORT]
+
+
+def test_a_study_file_that_was_written_by_hand_is_never_replaced(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "my own"
+    folder.mkdir()
+    by_hand = "# what I want to know\n" + BASE
+    (folder / "study.yml").write_text(by_hand)
+    assert main(_typed_study(folder)) == 2
+    error = capsys.readouterr().err
+    assert "is another study than the one that is asked for, and would be lost" in error
+    assert f"sb3-pg compare '{folder}/study.yml' -f '{folder}'" in error
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("study.yml", by_hand)]
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_a_study_file_that_was_kept_is_replaced_until_it_is_changed_by_hand(mark: bool, tmp_path: Path) -> None:
+    def kept() -> str:
+        return (tmp_path / "study.yml").read_text()
+
+    first, second = (compare._typed(arguments(*_typed_study(tmp_path, algo)[1:])) for algo in ("es", "ars"))
+    keep_study(tmp_path, first.text)
+    assert read_study(tmp_path / "study.yml").study == first.study
+    if not mark:  # as folders have it that are older than the mark
+        (tmp_path / "study.yml").write_text(first.text)
+    check_replaceable(tmp_path, second.text)
+    keep_study(tmp_path, second.text)
+    assert read_study(tmp_path / "study.yml").study == second.study
+    # What is kept of a file that was kept elsewhere has one mark, of its own.
+    check_replaceable(tmp_path, kept())
+    before = kept()
+    keep_study(tmp_path, kept())
+    assert kept() == before
+    (tmp_path / "elsewhere").mkdir()
+    keep_study(tmp_path / "elsewhere", kept())
+    assert (tmp_path / "elsewhere" / "study.yml").read_text() == before
+    changed = kept().replace("seeds: 1", "seeds: 2 # for now")
+    (tmp_path / "study.yml").write_text(changed)
+    with pytest.raises(FileExistsError, match="written by hand"):
+        check_replaceable(tmp_path, second.text)
+    # By itself it may be carried out, and stays as it is.
+    check_replaceable(tmp_path, changed)
+    keep_study(tmp_path, changed)
+    assert kept() == changed
+
+
+def test_an_edited_file_replaces_what_was_kept_of_it(tmp_path: Path) -> None:
+    keep_study(tmp_path, "# mine\n" + BASE)
+    check_replaceable(tmp_path, "# mine\n" + BASE + "seeds: 3\n")
+    (tmp_path / "study.yml").write_text("# mine\n" + BASE)
+    with pytest.raises(FileExistsError):
+        check_replaceable(tmp_path, "# mine\n" + BASE + "seeds: 3\n")
+
+
+def test_results_of_other_code_are_named_at_the_start(tmp_path: Path, capsys, monkeypatch, at_once) -> None:
+    def said(commit: str, *options: str) -> str:
+        monkeypatch.setattr(provenance, "git_state", lambda: commit)
+        assert main([*_typed_study(tmp_path), *options]) == 0
+        return capsys.readouterr().out
+
+    assert "other or modified code" not in said("1234") + said("1234")
+    other = "made by other or modified code: 1 of 1234; this is 5678. To run them anew, choose another folder."
+    assert other in said("5678", "--seeds", "2")
+    assert "1 of 1234; this is 5678" in said("5678", "--seeds", "2")
+    assert "1 of 1234, 1 of 5678; this is 9abc (modified)" in said("9abc (modified)", "--seeds", "3")
+    assert "1 of 1234, 1 of 5678, 1 of 9abc (modified); this is 9abc (modified)" in said(
+        "9abc (modified)", "--seeds", "3"
+    )
+
+
+def test_another_master_seed_is_another_set_of_runs_of_a_study(tmp_path: Path, at_once) -> None:
+    for master in ("0", "1"):
+        assert main([*_typed_study(tmp_path), "--seeds", "2", "--seed", master]) == 0
+    with Store(tmp_path / FILE_NAME) as store:
+        assert [record.spec.seeds for record in store.records()] == [seeds_of(1, 0), seeds_of(1, 1)]
+
+
+def test_fewer_seeds_and_no_reference_any_more(tmp_path: Path, at_once) -> None:
+    folder, file = tmp_path / "results", tmp_path / "mine.yml"
+    text = """
+    algorithms: [es]
+    environments: [{id: CartPole-v1, reference: {low: 9, high: 500}}]
+    seeds: 30
+    n_timesteps: 20
+    evaluation: {n_evaluations: 1, episodes: 1, test_episodes: 1}
+    jobs: 1
+    """
+    file.write_text(text)
+    study = read_study(file).study
+    with Store(folder / FILE_NAME, create=True) as store:
+        store.declare(study.runs(), "a call that was stopped", study.references, whole=True)
+        # Its process is gone, and was at work on the last run.
+        store.claim(study.runs()[-1].key, str(replace(Owner.current(), started="1")))
+    file.write_text(text.replace("seeds: 30", "seeds: 2").replace(", reference: {low: 9, high: 500}", ""))
+    assert main(["compare", str(file), "-f", str(folder)]) == 0
+    with Store(folder / FILE_NAME) as store:
+        assert [record.status for record in store.records()] == ["finished"] * 2
+        assert store.references() == {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import subprocess
 import sys
 from collections import OrderedDict
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -365,7 +367,49 @@ def test_damaged_evaluations_are_refused(arrays: dict[str, Any], complaint: str,
         read_evaluations(tmp_path / "evaluations.npz")
 
 
-@pytest.mark.parametrize("text", ["", "r,l,t\n1,2,3\n", "#[1]\n", '#{"t_start": 0}\nr,l,t\n1,x,2\n3,4,5\n'])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("column", [0, 2])
+def test_episodes_that_are_not_finite_are_refused_with_file_and_line(
+    value: str, column: int, tmp_path: Path, capsys
+) -> None:
+    cells = ["1.0", "9", "3.0"]
+    cells[column] = value
+    text = f'#{{"t_start": 0, "env_id": "x"}}\nr,l,t\n1.0,9,1.0\n{",".join(cells)}\n2.0,9,4.0\n'
+    (tmp_path / "0.monitor.csv").write_text(text)
+    command = ["study", "import", str(tmp_path / "study"), str(tmp_path / "0.monitor.csv"), "--algo", "ppo"]
+    assert main(command) == 1
+    assert "0.monitor.csv, line 4: r and t must be finite, but it is" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_it_is_said_when_an_import_makes_a_new_study(tmp_path: Path, capsys) -> None:
+    command = ["study", "import", str(tmp_path / "tyop"), str(zoo_run(tmp_path / "logs", 1))]
+    said = f"There was no study in {tmp_path / 'tyop'}: a new one has been made."
+    assert main(command) == 0
+    assert said in capsys.readouterr().out
+    assert main(command) == 0
+    assert said not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["status", "advise", "export"])
+def test_looking_at_a_study_leaves_its_file_as_it_is(action: str, tmp_path: Path, capsys) -> None:
+    path = tmp_path / FILE_NAME
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript((Path(__file__).parent / "data" / "study_version_1.sql").read_text(encoding="utf-8"))
+    content = path.read_bytes()
+    assert main(["study", action, str(tmp_path)]) == 0
+    assert path.read_bytes() == content
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE foo (a)")
+    assert main(["study", action, str(tmp_path)]) == 2
+    assert "a database of something else, with the tables foo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "r,l,t\n1,2,3\n", "#[1]\n", '#{"t_start": []}\nr,l,t\n', '#{"t_start": 0}\nr,l,t\n1,x,2\n3,4,5\n'],
+)
 def test_damaged_monitors_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "0.monitor.csv").write_text(text)
     with pytest.raises(UnreadableRunError, match=r"0\.monitor\.csv"):

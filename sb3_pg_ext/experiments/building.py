@@ -198,6 +198,7 @@ def check(spec: RunSpec) -> None:
     """
     vec_env = "dummy" if spec.environment.vec_env == "subproc" else spec.environment.vec_env
     try:
+        _check_discount(spec)
         venv = training_env(replace(spec.environment, vec_env=vec_env), spec.seeds.train, gamma_of(spec))
         try:
             build_model(spec, venv)
@@ -206,6 +207,16 @@ def check(spec: RunSpec) -> None:
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, AssertionError)) else f"{type(error).__name__}: "
         raise SettingError(f"{spec.label} on {spec.environment.id}: {kind}{error}") from error
+
+
+def _check_discount(spec: RunSpec) -> None:
+    """Stable-Baselines3 takes any.
+
+    :raises SettingError: it is none
+    """
+    gamma = spec.hyperparameters.get("gamma")
+    if isinstance(gamma, (int, float)) and not 0 <= gamma <= 1:
+        raise SettingError(f"gamma={gamma}: a number in [0, 1] is needed")
 
 
 def gamma_of(spec: RunSpec) -> float:

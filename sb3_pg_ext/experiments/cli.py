@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _look_here_too()
         return args.run(args)
     except KeyboardInterrupt:
+        print(f"sb3-pg {args.command}: stopped", file=sys.stderr)
         return 130
     except _expected_errors() as error:
         print(f"sb3-pg {args.command}: {error}", file=sys.stderr)
@@ -87,9 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
+    import sqlite3
+
     from sb3_pg_ext.registry import UnknownAlgorithmError
 
-    return (ValueError, OSError, ImportError, UnknownAlgorithmError)
+    return (ValueError, OSError, ImportError, UnknownAlgorithmError, sqlite3.OperationalError)
 
 
 if __name__ == "__main__":

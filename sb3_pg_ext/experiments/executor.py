@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -143,14 +146,33 @@ def warm_up(preload: Sequence[str] = ("sb3_pg_ext.experiments.worker", "sb3_cont
         from multiprocessing import forkserver
 
         workers.set_forkserver_preload([*preload, _LATE])
-        if _SAFE_PATH in os.environ:
+        with _safe_path(), _deaf_to_ctrl_c():
             forkserver.ensure_running()
-            return
-        os.environ[_SAFE_PATH] = _OF_THE_SERVER
-        try:
-            forkserver.ensure_running()
-        finally:
-            del os.environ[_SAFE_PATH]
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    if _SAFE_PATH in os.environ:
+        yield
+        return
+    os.environ[_SAFE_PATH] = _OF_THE_SERVER
+    try:
+        yield
+    finally:
+        del os.environ[_SAFE_PATH]
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started in the block is: Ctrl-C is for this process, which ends its workers, and alone says so."""
+    if threading.current_thread() is not threading.main_thread():  # where signals are none of its business
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def leave_safe_path() -> None:

@@ -86,7 +86,7 @@ def forecasts(
 def _records(folder: Path) -> dict[str, Record]:
     if not (folder / FILE_NAME).is_file():
         return {}
-    with Store(folder / FILE_NAME) as store:
+    with Store(folder / FILE_NAME, read_only=True) as store:
         return {record.spec.key: record for record in store.records(hidden=True)}
 
 

@@ -164,11 +164,13 @@ class Part:
             raise self.error(f"expected a number, but it is {self._kind()}")
         return value
 
-    def whole(self, least: int) -> int:
-        """A whole number that is at least ``least``, also as ``1e6``."""
+    def whole(self, least: int, most: int | None = None) -> int:
+        """A whole number that is at least ``least``, and ``most`` at most, also as ``1e6``."""
         value = self.number()
         if value != math.floor(value) or value < least:
             raise self.error(f"expected a whole number, at least {least}, but it is {self._kind()}")
+        if most is not None and value > most:
+            raise self.error(f"{self._kind()} is too much: at most {most:,}")
         return int(value)
 
 

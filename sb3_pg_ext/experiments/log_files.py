@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -116,7 +117,7 @@ def read_header(path: Path) -> dict[str, Any]:
         content = json.loads(first.removeprefix("#"))
     except (OSError, ValueError) as error:
         raise UnreadableRunError(f"{path} is no file of Monitor: {error}") from None
-    if not first.startswith("#") or not isinstance(content, dict) or "t_start" not in content:
+    if not first.startswith("#") or not isinstance(content, dict) or type(content.get("t_start")) not in (int, float):
         raise UnreadableRunError(f"{path} is no file of Monitor: its first line is {first[:60]!r}")
     return content
 
@@ -141,6 +142,8 @@ def _episodes(path: Path) -> Iterator[Episode]:
             if number > len(lines):
                 return
             raise UnreadableRunError(f"{path}, line {number}: expected r, l and t, but it is {row}") from None
+        if not (math.isfinite(episode.episode_return) and math.isfinite(episode.ended)):
+            raise UnreadableRunError(f"{path}, line {number}: r and t must be finite, but it is {row}")
         yield episode
 
 

@@ -108,28 +108,31 @@ class RayCluster:
 
     def _conclude(self, key: str, task: Any) -> None:
         """Have a run done again if its task has not come to an end of its own."""
-        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 
         try:
             node, misfit = self._ray.get(task)
         except NodeDiedError:
             self.store.give_back(key, self._owner)
         except (WorkerCrashedError, OutOfMemoryError) as error:
-            self._bury(key, error)
-        except RayError as error:  # the keeper is lost, or all of the cluster
-            self.store.give_back(key, self._owner)
-            raise ConnectionError(f"the cluster cannot carry out runs: {_first_line(error)}") from error
+            self._bury(key, f"the worker process ended: {_first_line(error)}")
+        except RayError as error:
+            behind = _behind(error)
+            if behind is error or isinstance(behind, RayActorError):  # the cluster is lost, or the keeper
+                self.store.give_back(key, self._owner)
+                raise ConnectionError(f"the cluster cannot carry out runs: {_first_line(error)}") from error
+            self._bury(key, f"its task ended by an error: {type(behind).__name__}: {_first_line(error)}")
         else:
             self._in_vain = 0
             if misfit:
                 self._leave_out(node, misfit)
 
-    def _bury(self, key: str, error: Exception) -> None:
+    def _bury(self, key: str, reason: str) -> None:
         begun = self._is_under_way(self.store.statuses([key])[key])
         self._in_vain = 0 if begun else self._in_vain + 1
-        self.store.bury(key, self._owner, f"the worker process ended: {_first_line(error)}")
+        self.store.bury(key, self._owner, reason)
         if self._in_vain >= _STARTS_IN_VAIN:
-            raise ConnectionError(f"{_STARTS_IN_VAIN} workers in a row have died at their start: {_first_line(error)}")
+            raise ConnectionError(f"{_STARTS_IN_VAIN} workers in a row have died at their start: {reason}")
 
     def _leave_out(self, node: str, misfit: str) -> None:
         nodes = {n["NodeID"]: n for n in self._ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}
@@ -230,5 +233,11 @@ def _check_answer(address: str) -> None:
 
 def _first_line(error: Exception) -> str:
     """The first line of what an error, or the one behind it, says."""
-    behind = getattr(error, "cause", None) or error
+    behind = _behind(error)
     return next(iter(str(behind).strip().splitlines()), type(behind).__name__)
+
+
+def _behind(error: BaseException) -> BaseException:
+    """What went wrong in a task, or in the actor that it has asked, without Ray's wrapping; else ``error`` itself."""
+    cause = getattr(error, "cause", None)
+    return _behind(cause) if isinstance(cause, BaseException) else error

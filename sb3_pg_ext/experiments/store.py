@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sb3_pg_ext.experiments.database import connect, transaction
 from sb3_pg_ext.experiments.owner import Owner
 from sb3_pg_ext.experiments.results import Evaluation, Kind, Outcome, Record, Reference, Status
 from sb3_pg_ext.experiments.run_spec import RunSpec
+from sb3_pg_ext.experiments.seeds import Seeds
 
 FILE_NAME = "study.sqlite"
 MAX_DEATHS = 2  # a run whose worker dies this often is failed: it may well be what kills it
@@ -35,15 +36,16 @@ class Store:
     :param path: the file, created with its folder if ``create``
     :param create: whether to create it
     :param check: whether to read through it for damage first
+    :param read_only: whether nothing will be written, not even to bring an older file up to date
     :raises FileNotFoundError: it does not exist, and is not to be created
     :raises ValueError: it is damaged, not a study, or of a newer version of this package
     """
 
-    def __init__(self, path: str | Path, create: bool = False, check: bool = True):
+    def __init__(self, path: str | Path, create: bool = False, check: bool = True, read_only: bool = False):
         self.path = Path(path)
         if not create and not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist: there is no study in {self.path.parent}")
-        self._database = connect(self.path, check)
+        self._database = connect(self.path, create, check, read_only)
 
     def close(self) -> None:
         self._database.close()
@@ -62,35 +64,54 @@ class Store:
         command: str = "",
         references: Mapping[str, Reference] | None = None,
         whole: bool = False,
+        seeds: Callable[[int], Seeds] | None = None,
     ) -> None:
         """Add the runs that are not there yet; those that are keep their results.
 
-        Runs with other settings under the same label and environment are no longer shown.
+        Under the label of a run, in its environment, these are shown with it: runs of the same settings that were begun
+        already, one for each number that is not given, such as those of a call for more seeds.
 
         :param command: by which the runs were asked for, for the record
         :param references: environment id -> reference scores, in place of earlier ones of the same environment
-        :param whole: there is nothing else to the study: settings of which no run was begun are not shown either
+        :param whole: there is nothing else to the study: no other run that was not begun is shown, whatever its label,
+            and its environments have no other reference scores
+        :param seeds: number of a run -> its seeds; runs with others are not shown
         """
+        environments = {spec.environment.id for spec in specs}
+        groups: dict[tuple[str, str], list[RunSpec]] = {}
+        for spec in specs:
+            groups.setdefault((spec.label, spec.environment.id), []).append(spec)
         with transaction(self._database):
             self._database.execute("INSERT INTO calls (time, command) VALUES (?, ?)", (time.time(), command))
+            if whole:
+                self._database.executemany("DELETE FROM reference_scores WHERE env = ?", [(e,) for e in environments])
+                self._database.execute("UPDATE runs SET shown = 0 WHERE status = 'pending'")
             self._database.executemany(
                 "INSERT OR REPLACE INTO reference_scores (env, low, high) VALUES (?, ?, ?)",
                 [(env, *scores) for env, scores in (references or {}).items()],
             )
-            if whole:
-                self._database.execute(
-                    "UPDATE runs SET shown = 0 WHERE settings IN"
-                    " (SELECT settings FROM runs GROUP BY settings HAVING MIN(status = 'pending'))"
-                )
             for spec in specs:
-                self._insert(spec, "DO UPDATE SET label = excluded.label, spec = excluded.spec, shown = 1")
-            for label, env in {(spec.label, spec.environment.id) for spec in specs}:
-                current = {s.settings_key for s in specs if (s.label, s.environment.id) == (label, env)}
-                marks = ", ".join("?" * len(current))
-                self._database.execute(
-                    f"UPDATE runs SET shown = (settings IN ({marks})) WHERE label = ? AND env = ?",
-                    (*current, label, env),
-                )
+                self._insert(spec, "DO UPDATE SET label = excluded.label, spec = excluded.spec")
+            for group in groups.values():
+                self._show(group, seeds)
+
+    def _show(self, given: Sequence[RunSpec], seeds: Callable[[int], Seeds] | None) -> None:
+        """Of one label in one environment: what is given, and what goes with it, one run for each number."""
+        label, env, settings = given[0].label, given[0].environment.id, {spec.settings_key for spec in given}
+        begun = self._database.execute(
+            "SELECT key, settings, replicate, spec FROM runs WHERE label = ? AND env = ? AND status != 'pending'"
+            " ORDER BY shown, rowid",
+            (label, env),
+        )
+        shown = {
+            row["replicate"]: row["key"]
+            for row in begun
+            if row["settings"] in settings
+            and (seeds is None or RunSpec.from_json(row["spec"]).seeds == seeds(row["replicate"]))
+        }
+        shown |= {spec.replicate: spec.key for spec in given}
+        self._database.execute("UPDATE runs SET shown = 0 WHERE label = ? AND env = ?", (label, env))
+        self._database.executemany("UPDATE runs SET shown = 1 WHERE key = ?", [(key,) for key in shown.values()])
 
     def _insert(self, spec: RunSpec, on_conflict: str) -> bool:
         """Whether the run is new, or has changed."""
@@ -158,11 +179,16 @@ class Store:
         query = "SELECT COALESCE(MAX(replicate) + 1, 0) FROM runs WHERE settings = ?"
         return self._database.execute(query, (spec.settings_key,)).fetchone()[0]
 
-    def pending(self, keys: Iterable[str]) -> list[RunSpec]:
-        """Those of ``keys`` that nobody has begun, replicates first: every setting gets its first seed early."""
-        rows = self._database.execute("SELECT key, spec FROM runs WHERE status = 'pending' ORDER BY replicate, rowid")
+    def pending(self, keys: Iterable[str], limit: int | None = None) -> list[RunSpec]:
+        """Those of ``keys`` that nobody has begun, replicates first: every setting gets its first seed early.
+
+        :param limit: how many at most
+        """
+        rows = self._database.execute("SELECT key FROM runs WHERE status = 'pending' ORDER BY replicate, rowid")
         wanted = set(keys)
-        return [RunSpec.from_json(row["spec"]) for row in rows if row["key"] in wanted]
+        found = list(islice((row["key"] for row in rows if row["key"] in wanted), limit))
+        query = "SELECT spec FROM runs WHERE key = ?"
+        return [RunSpec.from_json(self._database.execute(query, (key,)).fetchone()["spec"]) for key in found]
 
     def statuses(self, keys: Iterable[str]) -> dict[str, sqlite3.Row]:
         """Key -> row with ``status``, ``step``, ``owner``, ``heartbeat``, ``error``, and ``latest``, a mean return."""
@@ -323,6 +349,12 @@ class Store:
         """The commands by which runs were asked for, each once, in the order of their last use."""
         rows = self._database.execute("SELECT command FROM calls GROUP BY command ORDER BY MAX(time)")
         return [row["command"] for row in rows if row["command"]]
+
+    def finished_by(self, keys: Iterable[str]) -> list[Mapping[str, Any]]:
+        """Where those of ``keys`` that are finished come from, apart from imported ones."""
+        rows = self._database.execute("SELECT key, provenance FROM runs WHERE status = 'finished' AND origin IS NULL")
+        wanted = set(keys)
+        return [json.loads(row["provenance"]) for row in rows if row["key"] in wanted]
 
     def count_hidden(self) -> int:
         """Number of runs that were begun, and that others with the same label have replaced."""

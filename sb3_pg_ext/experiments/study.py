@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,15 +13,17 @@ from sb3_pg_ext.experiments.executor import Executor
 from sb3_pg_ext.experiments.results import Reference
 from sb3_pg_ext.experiments.run_spec import Protocol as EvaluationProtocol
 from sb3_pg_ext.experiments.run_spec import RunSpec
-from sb3_pg_ext.experiments.seeds import seeds_of
+from sb3_pg_ext.experiments.seeds import Seeds, seeds_of
 from sb3_pg_ext.experiments.settings import resolve
 from sb3_pg_ext.experiments.store import Store
 from sb3_pg_ext.experiments.values import SettingError, suggestion
 from sb3_pg_ext.experiments.variants import Variant
 
+MAX_SEEDS, MAX_STEPS = 10_000, 10**12  # more is a slip of the hand
+MAX_MASTER_SEED = 2**53  # to which every whole number can be told from its neighbours, however it is written
+LEASE = 1800.0  # seconds after which a silent worker on another machine is taken for dead
 _SECONDS_BETWEEN_LOOKS = 0.25
 _LOOKS_BETWEEN_RELEASES = 40
-_LEASE = 1800.0  # seconds after which a silent worker on another machine is taken for dead
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Study:
     master_seed: int = 0
     use_zoo_configs: bool = True
 
+    def seeds(self, replicate: int) -> Seeds:
+        """Those of run number ``replicate`` of each algorithm."""
+        return seeds_of(self.master_seed, replicate)
+
     @property
     def references(self) -> dict[str, Reference]:
         """Environment id -> its reference scores, where there are any."""
@@ -99,7 +105,7 @@ class Study:
         return resolve(
             variant,
             problem.env_id,
-            seeds=seeds_of(self.master_seed, replicate),
+            seeds=self.seeds(replicate),
             total_steps=problem.total_steps,
             protocol=problem.protocol,
             replicate=replicate,
@@ -115,8 +121,10 @@ def select(runs: Sequence[RunSpec], patterns: Sequence[str]) -> list[RunSpec]:
 
     :param patterns: ``ALGORITHM/ENV``, ``ALGORITHM`` or ``/ENV``; an algorithm by its label or its key, and ``*`` and
         ``?`` stand for anything. None at all means all runs
-    :raises SettingError: a pattern means none of them
+    :raises SettingError: a pattern means none of them, or is empty
     """
+    if not all(pattern.strip(" /") for pattern in patterns):
+        raise SettingError("--only '': expected ALGO/ENV, ALGO or /ENV; without --only, all runs are meant")
     found: dict[str, RunSpec] = {}
     for pattern in patterns:
         meant = {run.key: run for run in runs if _is_meant(run, pattern)}
@@ -181,14 +189,16 @@ def carry_out(runs: Sequence[RunSpec], store: Store, executor: Executor, watcher
     try:
         while True:
             if next(looks) % _LOOKS_BETWEEN_RELEASES == 0:
-                store.release_dead(_LEASE, watched=executor.keys)
+                store.release_dead(LEASE, watched=executor.keys)
             rows = store.statuses(keys)
             watcher.look(rows)
             if all(row["status"] in ("finished", "failed") for row in rows.values()):
                 return
-            waiting = (run for run in store.pending(keys) if run.key not in executor.keys)
-            for run in list(islice(waiting, max(executor.free, 0))):
-                executor.submit(run)
+            if executor.free > 0:
+                # What was submitted may not have been taken yet.
+                waiting = [key for key, row in rows.items() if row["status"] == "pending" and key not in executor.keys]
+                for run in store.pending(waiting, limit=executor.free) if waiting else []:
+                    executor.submit(run)
             executor.supervise(_SECONDS_BETWEEN_LOOKS)
     finally:
         executor.close()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,12 @@ import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_ext import registry
-from sb3_pg_ext.bases.atomic_file import atomic_write
 from sb3_pg_ext.experiments.building import check_env_id, wrapper_class
 from sb3_pg_ext.experiments.located_yaml import Part, read_yaml
 from sb3_pg_ext.experiments.results import Reference
 from sb3_pg_ext.experiments.run_spec import Protocol, RunSpec
 from sb3_pg_ext.experiments.settings import check_names
-from sb3_pg_ext.experiments.study import Problem, Study
+from sb3_pg_ext.experiments.study import MAX_MASTER_SEED, MAX_SEEDS, MAX_STEPS, Problem, Study
 from sb3_pg_ext.experiments.values import as_text, merge
 from sb3_pg_ext.experiments.variants import Variant, read_variant
 from sb3_pg_ext.spec import nest
@@ -108,11 +107,12 @@ def read_study(path: Path) -> StudyFile:
     variants = [_named(part, _variant(part), "label", lines) for part in parts["algorithms"].items()]
     problems = [_named(part, _problem(part, parts), "env_id", lines) for part in parts["environments"].items()]
     _check_environments(parts["algorithms"], [problem.env_id for problem in problems])
+    _check_use(parts["environments"], problems, variants)
     study = Study(
         variants,
         problems,
-        n_seeds=parts["seeds"].whole(1) if "seeds" in parts else N_SEEDS,
-        master_seed=parts["master_seed"].whole(0) if "master_seed" in parts else 0,
+        n_seeds=parts["seeds"].whole(1, MAX_SEEDS) if "seeds" in parts else N_SEEDS,
+        master_seed=parts["master_seed"].whole(0, MAX_MASTER_SEED) if "master_seed" in parts else 0,
         use_zoo_configs=parts["zoo_config"].flag() if "zoo_config" in parts else True,
     )
     with parts["algorithms"].blamed():
@@ -180,6 +180,12 @@ def _check_environments(algorithms: Part, env_ids: list[str]) -> None:
             lines[env.text()] = env.line
 
 
+def _check_use(environments: Part, problems: Sequence[Problem], variants: Sequence[Variant]) -> None:
+    for part, problem in zip(environments.items(), problems, strict=True):
+        if not any(variant.runs_in(problem.env_id) for variant in variants):
+            raise part.error(f"no algorithm runs in {problem.env_id!r}: each has environments of its own, without it")
+
+
 def _check(part: Part, variant: Variant) -> None:
     with part.blamed():
         check_names(variant, registry.get(variant.key))
@@ -194,7 +200,7 @@ def _problem(part: Part, study: Mapping[str, Part]) -> Problem:
     steps = parts.get("n_timesteps", study.get("n_timesteps"))
     if steps is None:
         raise part.error("n_timesteps is given neither for this environment nor for the whole study")
-    total_steps = steps.whole(1)
+    total_steps = steps.whole(1, MAX_STEPS)
     vec_env = parts["vec_env"].text() if "vec_env" in parts else "dummy"
     if vec_env not in VEC_ENVS:
         raise parts["vec_env"].error(f"{vec_env!r}: allowed are {', '.join(VEC_ENVS)}")
@@ -314,9 +320,3 @@ def _readable(value: Any) -> Any:
     if isinstance(value, list):
         return [_readable(item) for item in value]
     return as_text(value) if isinstance(value, str) else value
-
-
-def keep_study(folder: Path, text: str) -> None:
-    """Keep the file of a study with its results."""
-    with atomic_write(folder / FILE_NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8")

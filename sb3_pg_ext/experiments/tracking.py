@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -95,11 +96,12 @@ class Tracking:
 
     def ways_to_look(self) -> str:
         """A command or address for each tracker, a line each."""
-        folder = os.path.relpath(self.folder)
+        folder = shlex.quote(os.path.relpath(self.folder))
+        of_file = self.uri.startswith("sqlite:")
         ways = {
             "tensorboard": f"tensorboard --logdir {folder}/tensorboard",
             "wandb": f"wandb sync {folder}/wandb/offline-run-*  (what was written without a login)",
-            "mlflow": f"mlflow ui --backend-store-uri {self.uri}" if self.uri.startswith("sqlite:") else self.uri,
+            "mlflow": f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}" if of_file else self.uri,
         }
         return "\n".join(f"  {ways[name]}" for name in self.names)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,7 +113,7 @@ class _Request:
 
 def run(args: argparse.Namespace) -> int:
     if args.resume and args.study is None and not _given(args) and args.folder is not None:
-        args.study = args.folder / "study.yml"
+        args.study = _kept_study(args.folder)
     _check_options(args)
     if args.address is not None and args.executor != "ray":
         raise ValueError(f"--address {args.address}: only --executor ray has one")
@@ -133,19 +134,45 @@ def run(args: argparse.Namespace) -> int:
     return _foretell(args, request, chosen) if args.dry_run else _begin(args, request, runs, chosen)
 
 
+def _kept_study(folder: Path) -> Path:
+    path = folder / "study.yml"
+    if not path.is_file():
+        begin = "one is begun by a study file, or by --algo, --env and -n"
+        raise FileNotFoundError(f"--resume: there is no study in {folder} yet, as {path} does not exist; {begin}")
+    return path
+
+
 def _given(args: argparse.Namespace) -> list[str]:
     """The options that say what is compared, as they are spelled."""
-    names = [name for name in _DESCRIBING if getattr(args, name) not in (None, False)]
-    return [_SPELLINGS.get(name, "--" + name.replace("_", "-")) for name in names]
+    values = {name: getattr(args, name) for name in _DESCRIBING}
+    return [_spelled(name) for name, value in values.items() if value is not None and value is not False]
+
+
+def _spelled(name: str) -> str:
+    return _SPELLINGS.get(name, "--" + name.replace("_", "-"))
 
 
 def _check_options(args: argparse.Namespace) -> None:
     given = _given(args)
     if args.study is not None and given:
         raise ValueError(f"{', '.join(given)}: {args.study} says what is compared; change it there")
+    if args.eval_freq is not None and args.n_evaluations is not None:
+        pair = f"--eval-freq {args.eval_freq}, --n-evaluations {args.n_evaluations}"
+        raise ValueError(f"{pair}: one of them says the other")
     missing = [spelling for spelling in ("--algo", "--env", "-n") if spelling not in given]
     if args.study is None and missing:
+        _look_for_a_file_among_values(args)
         raise ValueError(f"either a study file is needed, or --algo, --env and -n: {', '.join(missing)} missing")
+
+
+def _look_for_a_file_among_values(args: argparse.Namespace) -> None:
+    for name in ("only", "algo", "env", "env_kwargs"):
+        for value in getattr(args, name) or []:
+            if value.endswith((".yml", ".yaml")):
+                raise ValueError(
+                    f"{value} was taken for one of the values of {_spelled(name)}, which go on up to the next option; "
+                    f"put the study file first: sb3-pg compare {shlex.quote(value)} {_spelled(name)} ..."
+                )
 
 
 def _read(args: argparse.Namespace) -> _Request:
@@ -166,6 +193,7 @@ def _typed(args: argparse.Namespace) -> _Request:
     from sb3_pg_ext.experiments.study import Problem, Study, default_folder
     from sb3_pg_ext.experiments.variants import read_arguments, read_variant
 
+    _check_sizes(args)
     variants = [read_variant(text) for text in args.algo]
     every = args.eval_freq or math.ceil(args.n_timesteps / (args.n_evaluations or usual.N_EVALUATIONS))
     tests = usual.TEST_EPISODES if args.test_episodes is None else args.test_episodes
@@ -182,6 +210,15 @@ def _typed(args: argparse.Namespace) -> _Request:
     ]
     study = Study(variants, problems, args.seeds or usual.N_SEEDS, args.seed or 0, not args.no_zoo_config)
     return _Request(study, usual.study_text(study), args.folder or default_folder(study), args.jobs)
+
+
+def _check_sizes(args: argparse.Namespace) -> None:
+    from sb3_pg_ext.experiments.study import MAX_MASTER_SEED, MAX_SEEDS, MAX_STEPS
+
+    for name, most in (("seeds", MAX_SEEDS), ("n_timesteps", MAX_STEPS), ("seed", MAX_MASTER_SEED)):
+        value = getattr(args, name)
+        if value is not None and value > most:
+            raise ValueError(f"{_spelled(name)} {value:,} is too much: at most {most:,}")
 
 
 def _foretell(args: argparse.Namespace, request: _Request, chosen: Sequence[Any]) -> int:
@@ -207,25 +244,38 @@ def _foretell(args: argparse.Namespace, request: _Request, chosen: Sequence[Any]
 
 
 def _begin(args: argparse.Namespace, request: _Request, runs: Sequence[Any], chosen: Sequence[Any]) -> int:
+    from sb3_pg_ext.experiments.kept_study import check_replaceable, keep_study
     from sb3_pg_ext.experiments.provenance import command
     from sb3_pg_ext.experiments.store import FILE_NAME, Store
-    from sb3_pg_ext.experiments.study_file import keep_study
+    from sb3_pg_ext.experiments.study import LEASE
 
     study, folder = request.study, request.folder
+    check_replaceable(folder, request.text)
     executor_of = _executor(args)  # before anything is written
     local = args.executor == "local"
     tracking = Tracking.prepared(args.track, args.track_project, folder, folder.resolve().name, shared_folder=local)
     with Store(folder / FILE_NAME, create=True) as store:
-        store.declare(runs, command(), study.references, whole=args.study is not None)
+        store.release_dead(LEASE)
+        store.declare(runs, command(), study.references, whole=args.study is not None, seeds=study.seeds)
         keep_study(folder, request.text)
         if args.retry_failed:
             store.retry_failed([run.key for run in chosen])
         executor = executor_of(store, jobs=request.jobs, silence=args.stall_limit, tracking=tracking)
         part = f"{len(chosen)} of " if len(chosen) < len(runs) else ""
         print(f"{part}{len(runs)} runs ({_size(study, len(runs))}), {executor.jobs} at once, in {folder}", flush=True)
+        _tell_of_other_code(store, chosen)
         if tracking is not None:
             print(f"To look at the runs:\n{tracking.ways_to_look()}", flush=True)
         return _carry_out(chosen, store, executor, folder)
+
+
+def _tell_of_other_code(store: Any, runs: Sequence[Any]) -> None:
+    from sb3_pg_ext.experiments.provenance import git_state, other_code
+
+    found = store.finished_by(run.key for run in runs)
+    commits = [circumstances["git"] for circumstances in found if "git" in circumstances]
+    if told := other_code(commits, git_state()):
+        print(told, flush=True)
 
 
 def _size(study: Any, n_runs: int) -> str:

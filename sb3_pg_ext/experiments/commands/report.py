@@ -78,7 +78,8 @@ def show(folder: Path, terminal: Any, reference: Path | None = None) -> None:
     report = write_report(folder, None if reference is None else read_references(reference))
     for env_id in dict.fromkeys(summary.env_id for summary in report.summaries):
         here = best_first(summary for summary in report.summaries if summary.env_id == env_id)
-        rows = [(_broken(escape(label), terminal.width), *rest) for label, *rest in (summary.row() for summary in here)]
+        cells = [(_broken(label, terminal.width), *rest) for label, *rest in (summary.row() for summary in here)]
+        rows = [tuple(map(escape, row)) for row in cells]
         terminal.print()
         terminal.print(table(escape(env_id), HEADER, rows, right_from=1))
     records = [record for summary in report.summaries for record in summary.records]

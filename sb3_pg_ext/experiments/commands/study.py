@@ -75,12 +75,12 @@ def _status(args: argparse.Namespace) -> int:
     from sb3_pg_ext.experiments.study_status import Status
 
     terminal = console()
-    with Store(args.folder / FILE_NAME) as store:
-        while True:
+    while True:
+        with Store(args.folder / FILE_NAME, read_only=True) as store:
             _show(Status.of(store), args.folder, terminal)
-            if args.watch is None:
-                return 0
-            time.sleep(args.watch)
+        if args.watch is None:
+            return 0
+        time.sleep(args.watch)
 
 
 def _show(status: Any, folder: Path, terminal: Any) -> None:
@@ -110,7 +110,7 @@ def _advise(args: argparse.Namespace) -> int:
     from sb3_pg_ext.experiments.summary import summarise
 
     design = Design(args.groups, args.group_size, args.alpha)
-    with Store(args.folder / FILE_NAME) as store:
+    with Store(args.folder / FILE_NAME, read_only=True) as store:
         comparison = Comparison(_named(summarise(store.records()), args.algo))
     terminal = console()
     for env_id in comparison.env_ids:
@@ -137,7 +137,7 @@ def _export(args: argparse.Namespace) -> int:
     from sb3_pg_ext.experiments.store import FILE_NAME, Store
     from sb3_pg_ext.experiments.tidy_tables import export
 
-    with Store(args.folder / FILE_NAME) as store:
+    with Store(args.folder / FILE_NAME, read_only=True) as store:
         records = store.records()
     for file in export(records, args.output or args.folder / "tables", dict.fromkeys(args.format)):
         print(file)
@@ -150,8 +150,11 @@ def _import(args: argparse.Namespace) -> int:
 
     found, troubles = read_runs(args.logs, args.algo, args.env, args.name)
     if found:
+        new = not (args.folder / FILE_NAME).exists()
         with Store(args.folder / FILE_NAME, create=True) as store:
             kept = [_keep(path, imported, store) for path, imported in found]
+        if new:
+            print(f"There was no study in {args.folder}: a new one has been made.")
         print(f"{sum(kept)} runs imported, {len(kept) - sum(kept)} were there already.")
     _complain(troubles)
     return 1 if troubles else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def _train(args: argparse.Namespace, spec: Any, typed: dict[str, Any], folder: A
             training.learn(args.save_freq, args.progress, trackers)
     except KeyboardInterrupt:
         print(f"Stopped at step {training.model.num_timesteps:,}. The model is saved; to go on with it:")
-        print(f"  sb3-pg train --algo {spec.algo} --env {args.env} -n STEPS -i {folder.final_model}")
+        model = shlex.quote(str(folder.final_model))
+        print(f"  sb3-pg train --algo {spec.algo} --env {shlex.quote(args.env)} -n STEPS -i {model}")
         return 130
     finally:
         training.close()
