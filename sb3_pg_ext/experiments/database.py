@@ -147,10 +147,10 @@ def _check_kind(database: sqlite3.Connection, create: bool) -> None:
     """
     :raises sqlite3.DatabaseError: it is something else than a study, or of a newer version of this package
     """
-    version = _version(database)
+    tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    version = _version(database)  # after the tables, which another process may make at the same time, version included
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"it has version {version}, but this package reads {SCHEMA_VERSION} at most")
-    tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not (version and tables >= _TABLES):
         raise sqlite3.DatabaseError(f"it is a database of something else, with the tables {', '.join(sorted(tables))}")
     if not tables and not create:
