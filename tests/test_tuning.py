@@ -1014,9 +1014,11 @@ def test_a_folder_belongs_to_one_study(tmp_path):
         (["--storage", "nosuch+driver://me@server/x"], "storage='nosuch+driver://me@server/x' cannot be opened"),
         (["--write", "{}/damaged"], "damaged is not a folder that can be written to"),
         (["--write", "{}/damaged/further"], "damaged is not a folder that can be written to"),
+        (["--n-envs", "4", "-params", "n_envs:8"], "--n-envs 4 and n_envs=8 among the settings: one is enough"),
+        (["--start", "gamma:0.9", "-params", "gamma:0.5"], "--start gamma: fixed by -params"),
     ],
 )
-def test_what_cannot_be_written_to_is_said_before_anything_runs(tmp_path, capsys, monkeypatch, options, complaint):
+def test_what_cannot_be_done_is_said_before_anything_runs(tmp_path, capsys, monkeypatch, options, complaint):
     monkeypatch.setattr("sb3_pg_ext.experiments.executor.warm_up", lambda *arguments: None)
     (tmp_path / "damaged").write_text("not a journal\n")
     command = ["tune", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "100", "-f", str(tmp_path / "f")]

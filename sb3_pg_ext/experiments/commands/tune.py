@@ -143,7 +143,14 @@ def _tuning(args: argparse.Namespace) -> Any:
     from sb3_pg_ext.experiments.variants import read_arguments, read_variant
     from sb3_pg_ext.spec import space_from_json
 
-    named = read_variant(args.algo)
+    named, start = read_variant(args.algo), read_arguments(args.start, separator=":")
+    fixed = merge(named.arguments, read_arguments(args.hyperparams, separator=":"))
+    if args.n_envs is not None and "n_envs" in fixed:
+        raise SettingError(f"--n-envs {args.n_envs} and n_envs={fixed['n_envs']} among the settings: one is enough")
+    if twice := [name for name in start if name in fixed]:
+        raise SettingError(
+            f"--start {', '.join(twice)}: fixed by -params or --algo, so that there is nothing to start from"
+        )
     try:
         space = None if args.space is None else space_from_json(args.space.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -154,7 +161,7 @@ def _tuning(args: argparse.Namespace) -> Any:
         args.n_timesteps,
         seeds_per_trial=args.seeds_per_trial,
         aggregate=args.aggregate,
-        arguments=merge(named.arguments, read_arguments(args.hyperparams, separator=":")),
+        arguments=fixed,
         space=space,
         n_evaluations=args.n_evaluations,
         episodes=args.eval_episodes,
@@ -167,7 +174,6 @@ def _tuning(args: argparse.Namespace) -> Any:
     name = args.study_name or f"{plan.algo}_{plan.env_id}".replace(":", ".")
     folder = args.folder or Path("results", f"tune_{re.sub(r'[^A-Za-z0-9_.=,-]+', '_', name)[:100]}")
     proposal = Proposal(args.sampler, args.pruner, args.n_startup_trials)
-    start = read_arguments(args.start, separator=":")
     return Tuning(plan, folder, args.storage, args.study_name, proposal, start)
 
 
