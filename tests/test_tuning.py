@@ -1070,7 +1070,7 @@ def test_the_entry_holds_what_differs_and_is_read_back(tmp_path):
     assert "On 2 fresh seeds: mean 490.0, worst 480.0; defaults: mean 25.00, worst 20.00." in text
     bad = choice.Contender("start", {"learning_rate": 1e-06, "gamma": 0.1}, None, (2.0,))
     text = config_entry.write_entry(tmp_path / "other", made, replace(WINNER, rival=bad), []).read_text()
-    assert "; start (learning_rate=1e-06, gamma=0.1): mean 2.000, worst 2.000." in text
+    assert "; start (learning_rate=1e-06, gamma=0.1): mean 2.00, worst 2.00." in text
     assert zoo_config("reinforce", "CartPole-v1", tmp_path) == {
         name: value for name, value in WINNER.settings.items() if name != "gamma"
     }

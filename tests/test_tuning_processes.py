@@ -147,7 +147,8 @@ def test_a_killed_worker_loses_its_trial_only_and_that_is_done_again(storage, tm
 
 
 def test_a_killed_tuning_goes_on_where_it_was(storage, tmp_path):
-    command = tune(tmp_path, "--storage", storage, "--n-trials", "4", "-j", "2", "--trials-only")
+    # Long enough for the trial to be under way still when the kill arrives.
+    command = tune(tmp_path, "--storage", storage, "--n-trials", "4", "-j", "2", "--trials-only", n="1500")
     driver = started(command, tmp_path)
     victims = wait_for(under_way(storage))
     driver.kill()
