@@ -21,7 +21,7 @@ from sb3_pg_ext.experiments.cli import _parser
 from sb3_pg_ext.experiments.run_spec import Protocol
 from sb3_pg_ext.experiments.seeds import seeds_of
 from sb3_pg_ext.experiments.settings import plain, resolve
-from sb3_pg_ext.experiments.tuning.choice import Winner
+from sb3_pg_ext.experiments.tuning.choice import Contender, Winner
 from sb3_pg_ext.experiments.tuning.config_entry import departures, remove_entry, write_entry
 from sb3_pg_ext.experiments.tuning.config_text import with_entry, without_entry
 from sb3_pg_ext.experiments.tuning.plan import plan_tuning
@@ -184,7 +184,7 @@ def test_a_new_entry_comes_last_after_a_blank_line(before: str, gap: str) -> Non
 def test_ends_of_lines_stay_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "reinforce.yml"
     path.write_bytes(CLOSE.replace("\n", "\r\n").encode())
-    winner = Winner("trial 1", {"n_envs": 3}, [], 1, (1.0,), (0.0,))
+    winner = Winner("trial 1", {"n_envs": 3}, [], 1, (1.0,), Contender("defaults", {}, None, (0.0,)))
     plan = plan_tuning("reinforce", "Acrobot-v1", 100)
     write_entry(tmp_path, plan, winner, ["sb3-pg tune ..."])
     written = path.read_bytes().decode()
@@ -231,7 +231,7 @@ def test_every_entry_of_a_file_of_the_zoo_can_be_written_and_the_others_mean_the
 def test_a_file_that_cannot_be_kept_is_left_alone_and_named(text: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "reinforce.yml"
     path.write_text(text)
-    winner = Winner("trial 1", {"n_envs": 3}, [], 1, (1.0,), (0.0,))
+    winner = Winner("trial 1", {"n_envs": 3}, [], 1, (1.0,), Contender("defaults", {}, None, (0.0,)))
     with pytest.raises(SettingError, match=rf"reinforce\.yml: .*{sentence}"):
         write_entry(tmp_path, plan_tuning("reinforce", "Acrobot-v1", 100), winner, [])
     assert path.read_text() == text
