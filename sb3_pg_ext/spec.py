@@ -231,6 +231,18 @@ def _check_condition(name: str, when: When, condition: Dimension) -> None:
         raise ValueError(f"{name!r} depends on {when.name!r} being one of {never}, but that is a {condition}")
 
 
+def is_used(dimension: Dimension, settings: Mapping[str, Any]) -> bool:
+    """Whether the condition on which ``dimension`` is searched holds in ``settings``, which are nested."""
+    return not isinstance(dimension, When) or lookup(settings, dimension.name) in dimension.values
+
+
+def lookup(settings: Any, name: str) -> Any:
+    """The value of a dotted name in nested settings, ``None`` where there is none; see :func:`nest`."""
+    for part in name.split("."):
+        settings = settings.get(part) if isinstance(settings, Mapping) else None
+    return settings
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``{"policy_kwargs.net_arch": [64]}`` -> ``{"policy_kwargs": {"net_arch": [64]}}``.
 

@@ -191,6 +191,7 @@ def test_what_lies_outside_the_space_becomes_its_nearest_point_or_is_left_to_the
     }
     assert parameters_of(space, {"kind": 1, "net": [1], "a": math.nan}) == {}, "1 is not True"
     assert parameters_of(space, {"kind": None}) == {"kind": None}
+    assert parameters_of(space, {"a": "lin_0.3", "kind": 1}) == {"a": 0.3}, "a schedule is where it begins"
 
 
 # --- samplers and pruners

@@ -18,7 +18,7 @@ from sb3_pg_ext import registry
 from sb3_pg_ext.experiments import cli
 from sb3_pg_ext.experiments.store import FILE_NAME, Store
 from sb3_pg_ext.experiments.zoo_configs import zoo_config
-from sb3_pg_ext.spec import Choice, Float, Int, OneMinus, When
+from sb3_pg_ext.spec import Choice, Float, Int, OneMinus, When, is_used
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it crashes where the warning of its own import is an error
@@ -130,10 +130,10 @@ def test_values_are_spread_over_the_range_of_a_dimension() -> None:
 
 def test_a_condition_holds_or_not() -> None:
     nested = When("policy_kwargs.kind", ("a",), Int(1, 2))
-    assert sensitivity.is_used(nested, {"policy_kwargs": {"kind": "a"}})
-    assert not sensitivity.is_used(nested, {"policy_kwargs": {"kind": "b"}})
-    assert not sensitivity.is_used(nested, {"policy_kwargs": None})
-    assert sensitivity.is_used(Int(1, 2), {})
+    assert is_used(nested, {"policy_kwargs": {"kind": "a"}})
+    assert not is_used(nested, {"policy_kwargs": {"kind": "b"}})
+    assert not is_used(nested, {"policy_kwargs": None})
+    assert is_used(Int(1, 2), {})
 
 
 def test_the_table_begins_with_the_setting_that_matters_most(

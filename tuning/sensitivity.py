@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from sb3_pg_ext.experiments.store import FILE_NAME, Store
 from sb3_pg_ext.experiments.summary import number, summarise
 from sb3_pg_ext.experiments.values import as_text
 from sb3_pg_ext.experiments.variants import Variant
-from sb3_pg_ext.spec import Choice, Dimension, Float, Int, OneMinus, When, nest
+from sb3_pg_ext.spec import Choice, Dimension, Float, Int, OneMinus, When, is_used, nest
 
 CENTRE = "centre"
 
@@ -92,16 +92,6 @@ def points_of(algo: str, env_id: str, settings: Sequence[str], points: int, use_
             if set(keys.values()) != {centre.key}:
                 found += [Point(name, text, labels.setdefault(key, f"v{len(labels)}")) for text, key in keys.items()]
     return found
-
-
-def is_used(dimension: Dimension, hyperparameters: Mapping[str, Any]) -> bool:
-    """Whether the condition on which a dimension is searched holds."""
-    if not isinstance(dimension, When):
-        return True
-    value: Any = hyperparameters
-    for part in dimension.name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value in dimension.values
 
 
 def main() -> int:

@@ -155,6 +155,12 @@ def materialise(value: Any) -> Any:
     return value
 
 
+def initial(value: Any) -> Any:
+    """The number with which a schedule such as ``lin_3e-4`` begins; any other value as it is."""
+    schedule = _SCHEDULE.fullmatch(value) if isinstance(value, str) else None
+    return float(schedule[1]) if schedule else value
+
+
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts laid over each other: a later layer wins, leaf by leaf."""
     merged: dict[str, Any] = {}

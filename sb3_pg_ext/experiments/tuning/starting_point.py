@@ -7,24 +7,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sb3_pg_ext.spec import Choice, Dimension, Float, Int, OneMinus, Space, When
+from sb3_pg_ext.experiments.values import initial
+from sb3_pg_ext.spec import Choice, Dimension, Float, Int, OneMinus, Space, When, is_used, lookup
 
 
 def parameters_of(space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of the trial whose settings are nearest to ``settings``.
 
-    A number outside its range becomes the nearest end of it. What has no counterpart, such as ``None`` for a number, or
-    a list that is not among the choices, is left out: the sampler chooses it.
+    A number outside its range becomes the nearest end of it, a schedule the number with which it begins. What has no
+    counterpart, such as ``None`` for a number, or a list that is not among the choices, is left out: the sampler
+    chooses it.
 
     :param space: the search space
     :param settings: nested, such as the defaults of a constructor
     """
     parameters: dict[str, Any] = {}
     for name, dimension in space.items():
-        inner = dimension.dimension if isinstance(dimension, When) else dimension
-        if isinstance(dimension, When) and _lookup(settings, dimension.name) not in dimension.values:
-            continue
-        parameters |= _parameter(name, inner, _lookup(settings, name))
+        if is_used(dimension, settings):
+            inner = dimension.dimension if isinstance(dimension, When) else dimension
+            parameters |= _parameter(name, inner, initial(lookup(settings, name)))
     return parameters
 
 
@@ -47,9 +48,3 @@ def _parameter(name: str, dimension: Dimension, value: Any) -> dict[str, Any]:
             exponent = round(math.log(max(value, 1), power))
             return {f"log{power}({name})": min(max(exponent, low), high)}
     return {}
-
-
-def _lookup(settings: Any, name: str) -> Any:
-    for part in name.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings
