@@ -713,7 +713,7 @@ def test_of_many_only_the_best_runs_have_colours_the_same_as_their_lines(many: C
 
 
 def test_of_many_the_pictures_have_names_and_no_legend(many: Comparison, tmp_path: Path) -> None:
-    picture = {"title": "", "caption": "", "single": True, "panels": []}
+    picture = {"title": "", "caption": "", "single": True, "wide": False, "width": 40, "panels": []}
     assert 'class="legend"' not in page(many, tmp_path, pictures=[picture])
     few = Comparison(many.summaries[: OUTSTANDING + 2])
     assert page(few, tmp_path, pictures=[picture]).count("<line ") == OUTSTANDING + 2

@@ -507,14 +507,20 @@ def test_an_old_and_a_new_file_have_the_same_tables(tmp_path: Path) -> None:
     assert tables(_old_file(tmp_path / "old.sqlite"), False) == tables(tmp_path / "new.sqlite", True)
 
 
-def test_damage_is_found_on_opening_and_said_clearly(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite"
-    with Store(path, create=True) as store:
-        store.declare([run(replicate) for replicate in range(200)])
+def _damage(path: Path) -> bytes:
+    """Overwrite the middle of the file; its content now."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 8192] = bytes(8192)
     path.write_bytes(content)
+    return bytes(content)
+
+
+def test_damage_is_found_on_opening_and_said_clearly(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite"
+    with Store(path, create=True) as store:
+        store.declare([run(replicate) for replicate in range(200)])
+    content = _damage(path)
     with pytest.raises(ValueError, match="is not a study that can be used") as caught:
         Store(path)
     assert str(path) in str(caught.value)
@@ -532,10 +538,7 @@ def test_what_can_be_read_of_a_damaged_file_is_rescued_by_the_command_that_is_to
     with Store(path, create=True) as store:
         store.declare(specs)
         _finished(store, *specs[:3])
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 8192] = bytes(8192)
-    path.write_bytes(content)
+    _damage(path)
     with pytest.raises(ValueError, match="rescued") as caught:
         Store(path)
     subprocess.run(str(caught.value).partition("lost, by: ")[2], shell=True, check=False, capture_output=True)

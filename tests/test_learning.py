@@ -1,8 +1,8 @@
 """What is learned on small real environments, in how many steps, over several seeds.
 
-Every entry of ``zoo_configs`` names the command that repeats its result. Here the commands are run as they are printed,
-and what they give is held against :data:`REACHES`: test returns of 5 runs, each over 100 episodes from start states
-that no training has seen.
+Entries of ``zoo_configs`` with a result name the command that repeats it. Here those of :data:`REACHES` are run as
+they are printed, and what they give is held against it: test returns of 5 runs, each over 100 episodes from start
+states that no training has seen.
 """
 
 from __future__ import annotations

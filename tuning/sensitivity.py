@@ -144,7 +144,7 @@ def compare(args: argparse.Namespace, points: Sequence[Point]) -> list[str]:
 
 def show(folder: Path, points: Sequence[Point]) -> None:
     """The table, the setting that matters most first."""
-    with Store(folder / FILE_NAME) as store:
+    with Store(folder / FILE_NAME, read_only=True) as store:
         scores = {s.label: s.final.point for s in summarise(store.records()) if s.final is not None}
     centre = scores.get(CENTRE, float("nan"))
     by_setting: dict[str, dict[str, float]] = {}

@@ -58,7 +58,7 @@ def write_report(folder: Path, references: Mapping[str, Reference] | None = None
     :raises ValueError: it has no runs
     :raises SettingError: there is an environment in ``references`` that the study does not have
     """
-    with Store(folder / FILE_NAME) as store:
+    with Store(folder / FILE_NAME, read_only=True) as store:
         records, commands, n_hidden = store.records(), store.commands(), store.count_hidden()
         known = store.references()
     if not records:
@@ -66,7 +66,7 @@ def write_report(folder: Path, references: Mapping[str, Reference] | None = None
     comparison = Comparison(summarise(records), {**known, **(references or {})})
     _check_references(comparison, references or {})
     notes = (
-        [f"{n_hidden} earlier runs with other settings or versions under the same labels are not shown."]
+        [f"{n_hidden} earlier runs with other settings, seeds or versions under the same labels are not shown."]
         if n_hidden
         else []
     )

@@ -56,7 +56,7 @@ class Summary:
     @property
     def imported(self) -> bool:
         """Whether all runs were made elsewhere."""
-        return all(record.spec.origin is not None for record in self.records)
+        return all_imported(self.records)
 
     @property
     def name(self) -> str:
@@ -99,6 +99,11 @@ class Summary:
     def _troubles(self, between: str) -> str:
         counts = ((len(self.failed), "failed"), (len(self.missing), "missing"))
         return "".join(f"{between}{n} {what}" for n, what in counts if n)
+
+
+def all_imported(records: Iterable[Record]) -> bool:
+    """Whether all these runs were made elsewhere."""
+    return all(record.spec.origin is not None for record in records)
 
 
 def summarise(records: Iterable[Record]) -> list[Summary]:

@@ -17,7 +17,7 @@ from sb3_pg_ext.experiments.statistics import (
     seeds_to_resolve,
     settle,
 )
-from sb3_pg_ext.experiments.summary import Summary, number
+from sb3_pg_ext.experiments.summary import Summary, all_imported, number
 
 HEADER = ("decision", "A", "B", "difference", "seeds of A, B", "next look needs", "80 % power")
 _NONE = "–"
@@ -163,7 +163,7 @@ class Advice:
             found.append(f"Nothing but failures: {', '.join(self.left_out)}.")
         if self.imported:
             found.append(f"Left out, being imported, so that no seeds can be added: {', '.join(self.imported)}.")
-        if only_imported := [label for label in self.lacks if _is_imported(self.runs[label])]:
+        if only_imported := [label for label in self.lacks if all_imported(self.runs[label])]:
             found.append(f"More seeds can only be imported: {', '.join(only_imported)}.")
         return found
 
@@ -178,7 +178,7 @@ def advise(comparison: Comparison, env_id: str, design: Design | None = None, im
     """
     design = design or Design()
     everything = comparison.within(env_id)
-    elsewhere = [] if imported else [s.label for s in everything if _is_imported(s.records)]
+    elsewhere = [] if imported else [s.label for s in everything if s.imported]
     summaries = [summary for summary in everything if summary.label not in elsewhere]
     hopeless = [s.label for s in summaries if len(s.failed) == len(s.records)]
     runs = {s.label: _not_failed(s) for s in summaries if s.label not in hopeless}
@@ -188,10 +188,6 @@ def advise(comparison: Comparison, env_id: str, design: Design | None = None, im
     survivors = {s.label: len(s.failed) for s in summaries if s.failed and s.label in runs}
     resolving = _resolving(scores, decisions, design)
     return Advice(env_id, design, runs, decisions, resolving, failed, survivors, hopeless, elsewhere)
-
-
-def _is_imported(records: Iterable[Record]) -> bool:
-    return all(record.spec.origin is not None for record in records)
 
 
 def _not_failed(summary: Summary) -> list[Record]:

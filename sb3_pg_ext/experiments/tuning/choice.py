@@ -118,18 +118,12 @@ def choose(
     if not ranked:
         raise TuningError(_none_finished(folder / "choice", found))
     best = ranked[0]
-    judged = {"tuned": best, rival.label: rival}
-    if best.label == rival.label:
-        del judged["tuned"]
+    judged = {rival.label: rival} if best.label == rival.label else {"tuned": best, rival.label: rival}
     verdict = {label: [_judged_run(plan, label, c, number) for number in range(seeds)] for label, c in judged.items()}
-    scores = {label: _finished(records) for label, records in train(verdict, folder / "verdict").items()}
-    theirs = scores[rival.label]
-    ours = scores.get("tuned", theirs)
-    pairs = [(ours[number], theirs[number]) for number in ours if number in theirs]
+    ours, theirs = _paired(train(verdict, folder / "verdict"), rival.label)
     settings, n_trials = merge(_around(plan), best.settings), sum(map(counts, trials))
-    rival = replace(rival, scores=tuple(score for _, score in pairs))
-    tuned = tuple(score for score, _ in pairs)
-    return Winner(best.label, settings, ranked, n_trials, tuned, rival, missing=seeds - len(pairs))
+    rival = replace(rival, scores=theirs)
+    return Winner(best.label, settings, ranked, n_trials, ours, rival, missing=seeds - len(ours))
 
 
 def finalists(trials: Sequence[FrozenTrial], top: int) -> list[Contender]:
@@ -201,6 +195,14 @@ def _records(
             carry_out(specs, store, executor, progress)
         records = {record.spec.key: record for record in store.records(hidden=True)}
         return {label: [records[spec.key] for spec in group] for label, group in runs.items()}
+
+
+def _paired(found: Mapping[str, Sequence[Record]], rival: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Final returns of the winner and of the rival, who may be the same, with the seeds of which both have finished."""
+    theirs = _finished(found[rival])
+    ours = _finished(found.get("tuned", found[rival]))
+    both = [number for number in ours if number in theirs]
+    return tuple(ours[number] for number in both), tuple(theirs[number] for number in both)
 
 
 def _finished(records: Sequence[Record]) -> dict[int, float]:

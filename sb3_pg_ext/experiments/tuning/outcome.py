@@ -130,7 +130,7 @@ def _decided(folder: Path) -> dict[str, Any] | None:
 def _contenders(plan: Plan, folder: Path) -> list[Contender]:
     if not (folder / FILE_NAME).is_file():
         return []
-    with Store(folder / FILE_NAME) as store:
+    with Store(folder / FILE_NAME, read_only=True) as store:
         records = store.records()
     return [
         _contender(plan, label, [record for record in records if record.spec.label == label])
