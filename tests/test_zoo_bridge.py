@@ -154,6 +154,7 @@ def test_a_study_whose_trials_can_be_trained_the_first_one_too(tmp_path):
         model = sb3_pg_ext.load(tmp_path / f"logs/reinforce/{run}/CartPole-v1.zip")
         assert (model.gamma, model.n_steps) == (expected["gamma"], expected["n_steps"])
         assert model.policy.net_arch == expected["policy_kwargs"]["net_arch"]
+    assert "--trial-id 3: the study mine has no such trial" in zoo(tmp_path, f"{train} --trial-id 3", status=2)
     # The trial says what its numbers mean: it stores 1 - gamma and the exponent of n_steps.
     for trial in trials:
         assert trial.user_attrs["gamma"] == pytest.approx(1 - trial.params["1-gamma"])
@@ -383,6 +384,8 @@ def test_what_is_wrong_with_a_command_is_one_line(tmp_path):
         f"{TRAIN} -params gamma=0.9": "a K:V whose V is no value of Python, where text has quotes: invalid syntax",
         f"{TRAIN} -params baseline:mean": "where text has quotes: name 'mean' is not defined",
         f"{TRAIN} -conf missing.yml": "No such file or directory: 'missing.yml'",
+        f"{TRAIN} --gym-packages no_such": "No module named 'no_such'",
+        f"{TRAIN} --trial-id 1 --study-name b --storage a.log": "b: there is no study of that name in a.log",
         f"{TRAIN} -i missing.zip": "must be a valid path to a .zip file",
         "train --algo mbpg --env CartPole-v1 -n 100": "action_space=Discrete(2): MBPG",
         "enjoy --algo reinforce --env CartPole-v1 -f nolog": "The nolog/reinforce folder was not found",
@@ -410,6 +413,7 @@ def test_what_is_wrong_with_a_command_is_one_line(tmp_path):
         (TypeError("unsupported operand"), "sb3_pg_ext.bases.on_policy", "__init__", False),
         (NameError("name 'x' is not defined"), "rl_zoo3.train", "train", False),
         (KeyError("x"), "rl_zoo3.train", "train", False),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "rl_zoo3.train", "train", False),
     ],
 )
 def test_an_error_that_nobody_has_foreseen_keeps_its_traceback(error, place, function, expected, monkeypatch, capsys):

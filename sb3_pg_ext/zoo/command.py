@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _hand_over(argv[0], argv[1:])
     except Exception as error:
-        if not _is_about_the_command(error):
+        if not (_is_about_the_command(error) or _is_a_typed_module(error, argv)):
             raise
         print(f"sb3_pg_ext.zoo: {_sentence(error)}", file=sys.stderr)
         return 2
@@ -97,6 +97,11 @@ def _is_about_the_command(error: Exception) -> bool:
         and re.search("has no argument|unexpected keyword argument", str(error)) is not None
     )
     return checked and frames[-1].f_globals.get("__name__", "").partition(".")[0] in _CHECKING
+
+
+def _is_a_typed_module(error: Exception, argv: Sequence[str]) -> bool:
+    """Whether a module is missing that the command names, as after ``--gym-packages``."""
+    return isinstance(error, ModuleNotFoundError) and error.name in argv
 
 
 def _sentence(error: Exception) -> str:

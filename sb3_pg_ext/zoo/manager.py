@@ -35,6 +35,20 @@ class BridgedExperiment(ExperimentManager):
         missing = self._missing(hyperparams)
         return {**hyperparams, **missing}, {**saved, **missing}
 
+    def load_trial(
+        self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
+    ) -> dict[str, Any]:
+        """As the parent's.
+
+        :raises SettingError: there is no such study, or no such trial in it
+        """
+        try:
+            return super().load_trial(storage, study_name, trial_id, convert)
+        except KeyError as error:
+            raise SettingError(f"--study-name {study_name}: there is no study of that name in {storage}") from error
+        except IndexError as error:
+            raise SettingError(f"--trial-id {trial_id}: the study {study_name} has no such trial") from error
+
     def _missing(self, hyperparams: dict[str, Any]) -> dict[str, Any]:
         from rl_zoo3 import ALGOS
 
