@@ -45,6 +45,7 @@ OPTIONS += ["--n-evaluations", "1", "--eval-episodes", "1", "--test-episodes", "
     [
         ("/venv/bin/sb3-pg", "sb3-pg"),
         (str(PACKAGE / "experiments" / "cli.py"), "sb3-pg"),
+        (str(PACKAGE / "__main__.py"), "sb3-pg"),
         (str(PACKAGE / "zoo" / "__main__.py"), "python -m sb3_pg_ext.zoo"),
         ("sb3_pg_ext.zoo train", "python -m sb3_pg_ext.zoo train"),
         ("/elsewhere/experiments/cli.py", "cli.py"),
@@ -86,10 +87,10 @@ def test_environments_of_the_current_folder_are_found_by_the_workers_too(tmp_pat
     assert call([str(SCRIPT)], tmp_path) == shlex.join(["sb3-pg", "compare", *OPTIONS])
 
 
-def test_the_command_of_the_module_is_recorded_as_that_of_the_script(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["sb3_pg_ext", "sb3_pg_ext.experiments.cli"])
+def test_the_command_of_the_module_is_recorded_as_that_of_the_script(module: str, tmp_path: Path) -> None:
     (tmp_path / "my_short_envs.py").write_text(ENVIRONMENT)
-    module = [sys.executable, "-m", "sb3_pg_ext.experiments.cli"]
-    assert call(module, tmp_path) == shlex.join(["sb3-pg", "compare", *OPTIONS])
+    assert call([sys.executable, "-m", module], tmp_path) == shlex.join(["sb3-pg", "compare", *OPTIONS])
 
 
 def test_a_file_of_the_current_folder_hides_no_package(tmp_path: Path) -> None:

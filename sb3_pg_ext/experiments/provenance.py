@@ -17,6 +17,7 @@ from typing import Any
 import sb3_pg_ext
 
 _PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy")
+_MODULES_OF_THE_SCRIPT = ("sb3_pg_ext", "sb3_pg_ext.experiments.cli")
 
 
 def versions(*classes: type) -> dict[str, str]:
@@ -73,7 +74,7 @@ def _program(called: str) -> list[str]:
     if path.suffix != ".py" or not path.is_relative_to(package):
         return [Path(called).name]
     module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__main__")
-    return ["sb3-pg"] if module == "sb3_pg_ext.experiments.cli" else ["python", "-m", module]
+    return ["sb3-pg"] if module in _MODULES_OF_THE_SCRIPT else ["python", "-m", module]
 
 
 @cache
