@@ -35,6 +35,7 @@ with warnings.catch_warnings():
 
 FILES = sorted(Path(config_folder() or "").glob("*.yml"))
 ENTRIES = [(path.stem, env_id) for path in FILES for env_id in yaml.safe_load(path.read_text())]
+NUMBER = r"(-?[\d,]+(?:\.\d+)?)"
 HEAD = re.compile(r"((?:^#.*\n)+)([\w-]+):", re.MULTILINE)
 ENVIRONMENTS = {
     "Discrete": ("CartPole-v1", "Acrobot-v1", "LunarLander-v3"),
@@ -79,17 +80,19 @@ def test_no_setting_of_an_entry_is_the_default(key: str, env_id: str) -> None:
 def test_every_entry_says_where_it_comes_from(key: str, env_id: str) -> None:
     """A publication that it starts from, or the command that trains it; a tuned one by what and with which result."""
     head = heads(key)[env_id]
-    source = re.search(r"^# Starting point, not tuned here: .*(\d{4}|\.yml|'s )", head, re.MULTILINE)
-    commands = [
-        _parser().parse_args(shlex.split(line)[1:]) for line in re.findall(r"^# (sb3-pg .*)", head, re.MULTILINE)
-    ]
+    lines = re.findall(r"^# (sb3-pg .*)", head, re.MULTILINE)
+    commands = [_parser().parse_args(shlex.split(line)[1:]) for line in lines]
     words = [args.command for args in commands]
-    if source:
-        assert not words
+    assert all((args.algo, args.env) in ((key, env_id), ([key], [env_id])) for args in commands)
+    start = re.search(r"^# Starting point, (not tuned here|kept after tuning): .*(\d{4}|\.yml|'s )", head, re.MULTILINE)
+    result = re.search(rf"^# Mean return of \d+ test episodes: {NUMBER} in the mean of (\d) seeds", head, re.MULTILINE)
+    if start:
+        assert "# Tuned" not in head
+        assert words == ["tune"] * ("kept" in start[1]) + ["compare"] * bool(result)
+        assert not result or int(result[2]) == commands[-1].seeds
         return
     tuned = "# Tuned" in head
     assert words == (["tune"] if tuned else []) + ["compare"]
-    assert all((args.algo, args.env) in ((key, env_id), ([key], [env_id])) for args in commands)
     compare = commands[-1]
     assert compare.seeds >= 5
     assert not compare.no_zoo_config
@@ -97,9 +100,10 @@ def test_every_entry_says_where_it_comes_from(key: str, env_id: str) -> None:
         tune = commands[0]
         assert compare.n_timesteps == (tune.final_timesteps or tune.n_timesteps)
         assert compare.stochastic == tune.stochastic
-        found = re.search(r"# Tuned (\d{4}-\d\d-\d\d) with .*: mean ([-\d.,]+), .*defaults: mean ([-\d.,]+),", head)
+        rival = rf"(?:defaults|start \(.*\)): mean {NUMBER},"
+        found = re.search(rf"# Tuned \d{{4}}-\d\d-\d\d with .*: mean {NUMBER}, .*{rival}", head)
         assert found
-        assert float(found[2].replace(",", "")) > float(found[3].replace(",", ""))
+        assert float(found[1].replace(",", "")) > float(found[2].replace(",", ""))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
