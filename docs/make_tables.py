@@ -1,11 +1,13 @@
-"""Write the tables that are derived from the registry or from results: ``python docs/make_tables.py``.
+"""Write the tables that are derived from the registry, the tuned settings or results: ``python docs/make_tables.py``.
 
 ``--check`` only compares.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import sb3_pg_ext
@@ -15,7 +17,13 @@ from sb3_pg_ext.experiments.gradient_report import markdown
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- algorithms: written by `python docs/make_tables.py` -->\n"
 GRADLAB = "<!-- gradlab: written by `python docs/make_tables.py` from gradlab/gradlab.json -->\n"
+SETTINGS = "<!-- settings: written by `python docs/make_tables.py` from zoo_configs -->\n"
 END = "<!-- end -->"
+# The comments of an entry and its environment.
+ENTRY = re.compile(r"((?:^#.*\n)+)([\w-]+):", re.MULTILINE)
+TUNED = re.compile(r"On (\d+) fresh seeds: mean (\S+), worst (\S+);")
+MEASURED = re.compile(r"(?:test episodes|0\.586\)): (.*?)\.?$", re.MULTILINE)
+STEPS = re.compile(r"sb3-pg compare .* -n (\d+)")
 
 
 def algorithms(page: Path) -> str:
@@ -44,16 +52,55 @@ def gradients(page: Path) -> str:
     return f"Made by `{command}`:\n\n{markdown(measurements, every_size=False)}"
 
 
+def settings(page: Path) -> str:
+    """What the entries of ``zoo_configs`` reach, best first, in a table for each environment."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for file in sorted((ROOT / "zoo_configs").glob("*.yml")):
+        for head, env_id in ENTRY.findall(file.read_text()):
+            reached, steps = _reached(head), STEPS.search(head)
+            cells = (f"`{file.stem}`", reached, f"{int(steps[1]):,}" if steps else "–", _origin(head))
+            found.setdefault(env_id, []).append((_value(reached), f"| {' | '.join(cells)} |"))
+    return "\n".join(_sections(found))
+
+
+def _sections(found: dict[str, list[tuple[float, str]]]) -> Iterator[str]:
+    for env_id, rows in found.items():
+        yield f"## {env_id}\n"
+        yield from ("| algorithm | mean return | steps | settings |", "|---|---|---|---|")
+        yield from (row for _, row in sorted(rows, key=lambda row: -row[0]))
+        yield ""
+
+
+def _reached(head: str) -> str:
+    if tuned := TUNED.search(head):
+        return f"{tuned[2]} in the mean of {tuned[1]} seeds, {tuned[3]} with the worst"
+    measured = MEASURED.search(head)
+    return measured[1] if measured else "not measured"
+
+
+def _value(reached: str) -> float:
+    number = re.match(r"-?[\d,]+(\.\d+)?", reached)
+    return float(number[0].replace(",", "")) if number else float("-inf")
+
+
+def _origin(head: str) -> str:
+    if "# Tuned" in head:
+        return "tuned"
+    if "# Set by hand" in head:
+        return "set by hand"
+    return "starting point, kept after tuning" if "kept after tuning" in head else "starting point"
+
+
 def updated(page: Path) -> str:
     text = page.read_text()
-    for begin, content in ((BEGIN, algorithms), (GRADLAB, gradients)):
+    for begin, content in ((BEGIN, algorithms), (GRADLAB, gradients), (SETTINGS, settings)):
         if begin in text:
             before, rest = text.split(begin)
             text = before + begin + content(page) + END + rest.split(END, 1)[1]
     return text
 
 
-PAGES = [ROOT / "README.md", ROOT / "docs/index.md", ROOT / "docs/gradients.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("index.md", "gradients.md", "settings.md"))]
 
 
 def main() -> int:
