@@ -22,7 +22,8 @@ END = "<!-- end -->"
 # The comments of an entry and its environment.
 ENTRY = re.compile(r"((?:^#.*\n)+)([\w-]+):", re.MULTILINE)
 TUNED = re.compile(r"On (\d+) fresh seeds: mean (\S+), worst (\S+);")
-MEASURED = re.compile(r"(?:test episodes|0\.586\)): (.*?)\.?$", re.MULTILINE)
+MEASURED = re.compile(r"[Mm]ean return of (\d+) test episodes: (.*?)\.?$", re.MULTILINE)
+PROBABILITY = re.compile(r"probability of going right \(the best is 0\.586\): (.*?)\.?$", re.MULTILINE)
 STEPS = re.compile(r"sb3-pg compare .* -n (\d+)")
 
 
@@ -74,11 +75,16 @@ def _sections(found: dict[str, list[tuple[float, str]]]) -> Iterator[str]:
 def _reached(head: str) -> str:
     if tuned := TUNED.search(head):
         return f"{tuned[2]} in the mean of {tuned[1]} seeds, {tuned[3]} with the worst"
-    measured = MEASURED.search(head)
-    return measured[1] if measured else "not measured"
+    if measured := MEASURED.search(head):
+        return f"{measured[2]}{'' if measured[1] == '100' else f' ({measured[1]} episodes)'}"
+    if walked := PROBABILITY.search(head):
+        return f"goes right with a probability of {walked[1]}; the best is 0.586"
+    assert "sb3-pg compare" not in head, f"a result that cannot be read: {head}"
+    return "not measured"
 
 
 def _value(reached: str) -> float:
+    """What rows are ordered by: the first number."""
     number = re.match(r"-?[\d,]+(\.\d+)?", reached)
     return float(number[0].replace(",", "")) if number else float("-inf")
 

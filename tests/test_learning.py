@@ -1,8 +1,8 @@
 """What is learned on small real environments, in how many steps, over several seeds.
 
-Entries of ``zoo_configs`` with a result name the command that repeats it. Here those of :data:`REACHES` are run as
-they are printed, and what they give is held against it: test returns of 5 runs, each over 100 episodes from start
-states that no training has seen.
+Entries of ``zoo_configs`` with a result name the command that repeats it. Here those that were tuned or set by hand are
+run as they are printed, and what they give is held against :data:`REACHES` or their own heads: test returns of 5 runs,
+each over many episodes from start states that no training has seen. Starting points are not run: some learn nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMMAND = re.compile(r"^# sb3-pg (compare --algo (\S+) --env (\S+) .+)\n([\w-]+)
 TUNED = re.compile(
     r"^# Tuned .+On \d+ fresh seeds: mean ([\d.,-]+), worst ([\d.,-]+);.*\n(?:#.*\n)*([\w-]+):", re.MULTILINE
 )
-STARTING_POINT = re.compile(r"^# Starting point, not tuned here: .+\n([\w-]+):$", re.MULTILINE)
+STARTING_POINT = re.compile(r"^# Starting point, .+\n(?:#.*\n)*([\w-]+):$", re.MULTILINE)
 
 
 class Claim(NamedTuple):
@@ -48,20 +48,27 @@ class Claim(NamedTuple):
 REACHES = {
     ("cem", "CartPole-v1"): Claim(475),
     ("cem", "MountainCarContinuous-v0"): Claim(90),
+    ("cem", "Pendulum-v1"): Claim(-700, most=-135),
     ("cmaes", "CartPole-v1"): Claim(475),
     ("cmaes", "MountainCarContinuous-v0"): Claim(90, worst=90),
     ("cmaes", "Pendulum-v1"): Claim(-300, most=-135),
     ("es", "CartPole-v1"): Claim(475),
+    ("es", "Pendulum-v1"): Claim(-950, most=-135),
     ("fdpg", "CartPole-v1"): Claim(475),
+    ("ispg", "Acrobot-v1"): Claim(-300),
     ("ispg", "CartPole-v1"): Claim(400),
+    ("ispg", "MountainCarContinuous-v0"): Claim(90, worst=85),
     ("mbpg", "Pendulum-v1"): Claim(-250, worst=-300, most=-135),
     ("npg", "CartPole-v1"): Claim(475, worst=475),
     ("npg", "Pendulum-v1"): Claim(-250, worst=-300, most=-135),
     ("npg", "InvertedPendulum-v5"): Claim(950),
     ("ppo_penalty", "CartPole-v1"): Claim(475),
     ("qac", "CartPole-v1"): Claim(475),
+    ("qac", "MountainCarContinuous-v0"): Claim(85, worst=80),
     ("reinforce", "CartPole-v1"): Claim(475, worst=400),
+    ("reinforce", "MountainCarContinuous-v0"): Claim(90, worst=85),
     ("rwr", "CartPole-v1"): Claim(195),
+    ("rwr", "MountainCarContinuous-v0"): Claim(90, worst=85),
     ("svg0", "CartPole-v1"): Claim(450),
     ("svg0", "Pendulum-v1"): Claim(-200, worst=-300, most=-135),
     ("svg1", "Pendulum-v1"): Claim(-250, worst=-300, most=-135),
@@ -107,7 +114,7 @@ def results(arguments: list[str], folder: Path) -> tuple[list[float], list[Path]
 def test_every_entry_has_a_command_and_a_claim() -> None:
     entries = {(path.stem, env_id) for path in files() for env_id in yaml.safe_load(path.read_text())}
     starting_points = {(path.stem, env_id) for path in files() for env_id in STARTING_POINT.findall(path.read_text())}
-    assert set(commands()) == entries - starting_points
+    assert set(commands()) >= entries - starting_points
     claimed = {entry for entry in entries - starting_points if entry[1] != CORRIDOR}
     assert set(REACHES) | set(tuned()) == claimed
     assert not set(REACHES) & set(tuned())

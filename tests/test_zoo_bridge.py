@@ -155,6 +155,9 @@ def test_a_study_whose_trials_can_be_trained_the_first_one_too(tmp_path):
         assert (model.gamma, model.n_steps) == (expected["gamma"], expected["n_steps"])
         assert model.policy.net_arch == expected["policy_kwargs"]["net_arch"]
     assert "--trial-id 3: the study mine has no such trial" in zoo(tmp_path, f"{train} --trial-id 3", status=2)
+    for other in ("ppo", "npg"):
+        printed = zoo(tmp_path, f"{train} --trial-id 0".replace("reinforce", other), status=2)
+        assert f"--study-name mine: its trials do not have the parameters of {other}" in printed
     # The trial says what its numbers mean: it stores 1 - gamma and the exponent of n_steps.
     for trial in trials:
         assert trial.user_attrs["gamma"] == pytest.approx(1 - trial.params["1-gamma"])
@@ -385,6 +388,7 @@ def test_what_is_wrong_with_a_command_is_one_line(tmp_path):
         f"{TRAIN} -params baseline:mean": "where text has quotes: name 'mean' is not defined",
         f"{TRAIN} -conf missing.yml": "No such file or directory: 'missing.yml'",
         f"{TRAIN} --gym-packages no_such": "No module named 'no_such'",
+        f"{TRAIN} --gym-packages no_such.of.it": "No module named 'no_such'",
         f"{TRAIN} --trial-id 1 --study-name b --storage a.log": "b: there is no study of that name in a.log",
         f"{TRAIN} -i missing.zip": "must be a valid path to a .zip file",
         "train --algo mbpg --env CartPole-v1 -n 100": "action_space=Discrete(2): MBPG",

@@ -101,7 +101,7 @@ def _is_about_the_command(error: Exception) -> bool:
 
 def _is_a_typed_module(error: Exception, argv: Sequence[str]) -> bool:
     """Whether a module is missing that the command names, as after ``--gym-packages``."""
-    return isinstance(error, ModuleNotFoundError) and error.name in argv
+    return isinstance(error, ModuleNotFoundError) and any(f"{word}.".startswith(f"{error.name}.") for word in argv)
 
 
 def _sentence(error: Exception) -> str:

@@ -40,14 +40,18 @@ class BridgedExperiment(ExperimentManager):
     ) -> dict[str, Any]:
         """As the parent's.
 
-        :raises SettingError: there is no such study, or no such trial in it
+        :raises SettingError: there is no such study, no such trial in it, or the trial is of another algorithm
         """
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
-        except KeyError as error:
-            raise SettingError(f"--study-name {study_name}: there is no study of that name in {storage}") from error
         except IndexError as error:
             raise SettingError(f"--trial-id {trial_id}: the study {study_name} has no such trial") from error
+        except (KeyError, ValueError) as error:
+            if "Record does not exist" in str(error):
+                raise SettingError(f"--study-name {study_name}: there is no study of that name in {storage}") from error
+            raise SettingError(
+                f"--study-name {study_name}: its trials do not have the parameters of {self.algo} ({error})"
+            ) from error
 
     def _missing(self, hyperparams: dict[str, Any]) -> dict[str, Any]:
         from rl_zoo3 import ALGOS
