@@ -79,7 +79,8 @@ def _reached(head: str) -> str:
         return f"{measured[2]}{'' if measured[1] == '100' else f' ({measured[1]} episodes)'}"
     if walked := PROBABILITY.search(head):
         return f"goes right with a probability of {walked[1]}; the best is 0.586"
-    assert "sb3-pg compare" not in head, f"a result that cannot be read: {head}"
+    if "sb3-pg compare" in head:
+        raise ValueError(f"there is a result that cannot be read:\n{head}")
     return "not measured"
 
 

@@ -42,13 +42,19 @@ class BridgedExperiment(ExperimentManager):
 
         :raises SettingError: there is no such study, no such trial in it, or the trial is of another algorithm
         """
+        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+
         try:
-            return super().load_trial(storage, study_name, trial_id, convert)
+            params = super().load_trial(storage, study_name, trial_id, convert=False)
+        except KeyError as error:
+            raise SettingError(f"--study-name {study_name}: there is no study of that name in {storage}") from error
         except IndexError as error:
             raise SettingError(f"--trial-id {trial_id}: the study {study_name} has no such trial") from error
+        if not convert:
+            return params
+        try:
+            return HYPERPARAMS_CONVERTER[self.algo](params)
         except (KeyError, ValueError) as error:
-            if "Record does not exist" in str(error):
-                raise SettingError(f"--study-name {study_name}: there is no study of that name in {storage}") from error
             raise SettingError(
                 f"--study-name {study_name}: its trials do not have the parameters of {self.algo} ({error})"
             ) from error
